@@ -1,0 +1,83 @@
+"""The result file of a benchmark: rows that are added one by one, kept between runs, printed side by side."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tersenet import __version__
+from tersenet.core.files import write_whole
+from tersenet.core.summary import RunSummary
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class ResultFile:
+    """``benchmarks/results/<name>.json``."""
+
+    def __init__(self, name: str, *, command: str) -> None:
+        self._path = RESULTS / f"{name}.json"
+        self._command = command
+        self._seconds = 0.0
+        self.rows: list[dict[str, object]] = []
+        if self._path.exists():
+            stored = json.loads(self._path.read_text())
+            self.rows, self._seconds = stored["rows"], stored["seconds"]
+
+    def has(self, **fields: object) -> bool:
+        """Whether a row with these values is there."""
+        return any(all(row.get(key) == value for key, value in fields.items()) for row in self.rows)
+
+    def add(self, row: dict[str, object], *, seconds: float) -> None:
+        """Add a row and write the file."""
+        self.rows.append(row)
+        self._seconds += seconds
+        content = {
+            "command": self._command,
+            "versions": {
+                "tersenet": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, "
+            f"{torch.get_num_threads()} threads",
+            "seconds": round(self._seconds, 1),
+            "rows": self.rows,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        write_whole(self._path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def run_fields(run: RunSummary, *, seed: int, epochs: int) -> dict[str, object]:
+    """What every row of a whole run states."""
+    return {
+        "network": run.model,
+        "data": run.data,
+        "method": run.recipe,
+        "seed": seed,
+        "top1_before": run.dense.top1,
+        "top1_untuned": run.untuned.top1 if run.untuned else None,
+        "macs_ratio": (run.compressed.macs or 0) / (run.dense.macs or 1),
+        "params_ratio": (run.compressed.num_params or 0) / (run.dense.num_params or 1),
+        "finetune_epochs": epochs,
+    }
+
+
+def print_rows(rows: Iterable[dict[str, object]], columns: tuple[str, ...]) -> None:
+    """Print rows as a table."""
+    cells = [list(columns)] + [[_text(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,5 @@
+"""``python -m tersenet`` is the command ``tersenet``."""
+
+from tersenet.cli.main import main
+
+main()

@@ -1,0 +1,247 @@
+"""Deep deterministic policy gradient for episodes whose only reward comes at the end.
+
+The reward of an episode is credited to each of its steps, and the replay holds the actions that were executed, not
+those that were proposed: the budget changes many of them, and a critic that learns from proposals sees no effect of
+late decisions. During warm-up actions are uniform and nothing is updated; after that each episode is followed by as
+many updates as it had steps.
+
+Source: Lillicrap et al. 2016 (DDPG), arXiv:1509.02971; values and baseline of He et al. 2018 (AMC), arXiv:1802.03494,
+as released (mit-han-lab/amc).
+Differs: executed actions in the replay, uniform sampling that reaches every stored step, actions scaled to [0, 1].
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from tersenet.agents.losses import actor_loss, critic_loss, critic_targets, moving_average, soft_update
+from tersenet.agents.networks import Actor, Critic
+from tersenet.agents.noise import decayed_sigma, truncated_normal
+from tersenet.agents.random import check_reward
+from tersenet.agents.replay import Batch, ReplayBuffer
+from tersenet.agents.state import (
+    module_state,
+    optimizer_state,
+    restore_module,
+    restore_optimizer,
+    restore_rng,
+    rng_state,
+)
+from tersenet.core.protocols import Box, FloatArray, State, Transition
+
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DDPGConfig(BaseModel, frozen=True, extra="forbid"):
+    """Settings of the agent; the defaults are AMC's where AMC has them."""
+
+    hidden: tuple[Count, ...] = (300, 300)
+    """Sizes of the hidden layers of actor and critic."""
+
+    actor_lr: Positive = 1e-4
+    """Adam's learning rate of the actor."""
+
+    critic_lr: Positive = 1e-3
+    """Adam's learning rate of the critic."""
+
+    tau: Share = 0.01
+    """Share by which target networks follow per update."""
+
+    discount: Share = 1.0
+    """Weight of the next step's value."""
+
+    bootstrap: bool = True
+    """Whether the next step's value is added to the episode's reward, which every step already carries in full; AMC's
+    code does, but in toys with 9 decisions and 200 episodes some seeds then hardly rise above their warm-up."""
+
+    batch_size: Count = 64
+    """Steps per update."""
+
+    replay_size: Count = 2000
+    """Steps remembered."""
+
+    warmup_trials: Annotated[int, Field(ge=0)] = 100
+    """Episodes with uniform actions at the beginning."""
+
+    num_trials: Count = 400
+    """Episodes in all; sets the course of the noise."""
+
+    noise_start: Share = 0.5
+    """Standard deviation of the noise after warm-up, as a share of the action's range."""
+
+    noise_end: Positive = 0.05
+    """Standard deviation at the end."""
+
+    noise_decay_until: Share = 0.8
+    """Share of the trials after which the noise has come down to ``noise_end``."""
+
+    baseline_decay: Share = 0.5
+    """Weight of the past in the moving average of batch means that is subtracted from rewards."""
+
+    updates_per_step: Count = 1
+    """Updates per step of a finished episode."""
+
+
+class DDPG:
+    """Actor, critic, their targets and a replay; implements ``core.protocols.Agent``."""
+
+    def __init__(self, config: DDPGConfig, *, observation_size: int, action_space: Box, seed: int) -> None:
+        """Set the agent up.
+
+        Args:
+            config: settings.
+            observation_size: entries of an observation, each in [0, 1].
+            action_space: the box actions lie in.
+            seed: for initial weights, exploration and the replay's samples.
+        """
+        self._config = config
+        self._box = action_space
+        actor_seed, critic_seed, replay_seed, noise_seed = _derived_seeds(seed)
+        size = action_space.size
+        self._actor = Actor(observation_size, size, hidden=config.hidden, seed=actor_seed)
+        self._critic = Critic(observation_size, size, hidden=config.hidden, seed=critic_seed)
+        self._target_actor = copy.deepcopy(self._actor).requires_grad_(False)
+        self._target_critic = copy.deepcopy(self._critic).requires_grad_(False)
+        self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), lr=config.actor_lr, fused=True)
+        self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), lr=config.critic_lr, fused=True)
+        self._replay = ReplayBuffer(
+            config.replay_size, observation_size=observation_size, action_size=size, seed=replay_seed
+        )
+        self._rng = np.random.default_rng(noise_seed)
+        self._num_episodes = 0
+        self._pending_updates = 0
+        self._baseline: float | None = None
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise in the current episode, as a share of the action's range."""
+        config = self._config
+        last = round(config.noise_decay_until * config.num_trials)
+        return decayed_sigma(
+            self._num_episodes,
+            start=config.noise_start,
+            end=config.noise_end,
+            first=config.warmup_trials,
+            last=last,
+        )
+
+    def act(self, observation: FloatArray) -> FloatArray:
+        """Propose an action, shape (action size,): uniform during warm-up, then the actor's with noise."""
+        low, high = self._box.low, self._box.high
+        if self._num_episodes < self._config.warmup_trials:
+            return self._rng.uniform(low, high)
+        with torch.no_grad():
+            unit = self._actor(torch.as_tensor(observation, dtype=torch.float32)[None])[0].double().numpy()
+        noisy = truncated_normal(unit, self.sigma, np.zeros_like(unit), np.ones_like(unit), self._rng)
+        return low + noisy * (high - low)
+
+    def observe(self, transitions: list[Transition], *, reward: float) -> None:
+        """Remember a finished episode; every step gets the episode's reward.
+
+        Raises:
+            SearchError: the reward is not a finite number.
+        """
+        check_reward(reward)
+        width = self._box.high - self._box.low
+        taken = np.stack([transition.action_taken for transition in transitions])
+        self._replay.add(
+            Batch(
+                observations=np.stack([t.observation for t in transitions]).astype(np.float32),
+                actions=((taken - self._box.low) / width).astype(np.float32),
+                rewards=np.full(len(transitions), reward, dtype=np.float32),
+                next_observations=np.stack([t.next_observation for t in transitions]).astype(np.float32),
+                done=np.array([t.done for t in transitions]),
+            )
+        )
+        self._num_episodes += 1
+        if self._num_episodes > self._config.warmup_trials:
+            self._pending_updates += len(transitions) * self._config.updates_per_step
+
+    def learn(self) -> None:
+        """Update once per step observed since the last call; nothing during warm-up."""
+        while self._pending_updates > 0:
+            self._update()
+            self._pending_updates -= 1
+
+    def _update(self) -> None:
+        batch = self._replay.sample(self._config.batch_size)
+        self._baseline = moving_average(self._baseline, float(batch.rewards.mean()), decay=self._config.baseline_decay)
+        observations = torch.from_numpy(batch.observations)
+        values = self._critic(observations, torch.from_numpy(batch.actions))
+        _step(self._critic_optimizer, critic_loss(values, self._targets(batch)))
+        _step(self._actor_optimizer, actor_loss(self._critic(observations, self._actor(observations))))
+        soft_update(self._target_actor.parameters(), self._actor.parameters(), tau=self._config.tau)
+        soft_update(self._target_critic.parameters(), self._critic.parameters(), tau=self._config.tau)
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch) -> Tensor:
+        assert self._baseline is not None
+        next_observations = torch.from_numpy(batch.next_observations)
+        return critic_targets(
+            torch.from_numpy(batch.rewards),
+            self._target_critic(next_observations, self._target_actor(next_observations)),
+            torch.from_numpy(batch.done),
+            discount=self._config.discount,
+            baseline=self._baseline,
+            bootstrap=self._config.bootstrap,
+        )
+
+    def state_dict(self) -> State:
+        """Networks, optimisers, replay, random state and counters, as copies."""
+        state: State = {}
+        for name, module in self._modules().items():
+            state |= module_state(name, module)
+        state |= optimizer_state("actor_optimizer", self._actor_optimizer)
+        state |= optimizer_state("critic_optimizer", self._critic_optimizer)
+        state |= {f"replay.{name}": array for name, array in self._replay.state_dict().items()}
+        state["rng"] = rng_state(self._rng)
+        state["num_episodes"] = np.array(self._num_episodes)
+        state["pending_updates"] = np.array(self._pending_updates)
+        state["baseline"] = np.array(np.nan if self._baseline is None else self._baseline)
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Put a saved state back.
+
+        Raises:
+            StudyError: the state is of an agent with other sizes.
+        """
+        for name, module in self._modules().items():
+            restore_module(name, module, state)
+        restore_optimizer("actor_optimizer", self._actor_optimizer, state)
+        restore_optimizer("critic_optimizer", self._critic_optimizer, state)
+        prefix = "replay."
+        self._replay.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        restore_rng(self._rng, state["rng"])
+        self._num_episodes = int(state["num_episodes"])
+        self._pending_updates = int(state["pending_updates"])
+        baseline = float(state["baseline"])
+        self._baseline = None if np.isnan(baseline) else baseline
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {
+            "actor": self._actor,
+            "critic": self._critic,
+            "target_actor": self._target_actor,
+            "target_critic": self._target_critic,
+        }
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    # Gradients of this optimiser's own parameters only: the actor's loss runs through the critic.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+def _derived_seeds(seed: int) -> list[int]:
+    return [int(number) for number in np.random.SeedSequence(seed).generate_state(4)]

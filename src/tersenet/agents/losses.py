@@ -1,0 +1,63 @@
+"""Losses and updates of actor and critic as pure functions.
+
+Axes: B samples of a batch.
+
+Source: Lillicrap et al. 2016 (DDPG), arXiv:1509.02971, algorithm 1; the baseline from He et al. 2018 (AMC),
+arXiv:1802.03494, section 3.2, in the form of the released code (a moving average of batch means).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def critic_targets(
+    rewards_B: Tensor, next_values_B: Tensor, done_B: Tensor, *, discount: float, baseline: float, bootstrap: bool
+) -> Tensor:
+    """What the critic is regressed to.
+
+    Args:
+        rewards_B: reward of each step, shape (B,).
+        next_values_B: target critic's value of the next step, shape (B,); ignored without ``bootstrap``.
+        done_B: whether the step was the last of its episode, shape (B,), bool; last steps have no next value.
+        discount: weight of the next value.
+        baseline: subtracted from every reward.
+        bootstrap: whether the next value is added at all.
+
+    Returns:
+        ``rewards - baseline + discount * next_values`` (the last term where it applies), shape (B,).
+    """
+    centred_B = rewards_B - baseline
+    if not bootstrap:
+        return centred_B
+    return centred_B + discount * torch.where(done_B, torch.zeros_like(next_values_B), next_values_B)
+
+
+def critic_loss(values_B: Tensor, targets_B: Tensor) -> Tensor:
+    """Mean squared error of the critic, a scalar; targets carry no gradient."""
+    return (values_B - targets_B.detach()).square().mean()
+
+
+def weighted_critic_loss(values_MB: Tensor, targets_MB: Tensor, weights_MB: Tensor) -> Tensor:
+    """Squared error of several critics, a scalar: weighted mean over samples (B), sum over critics (M)."""
+    return (weights_MB * (values_MB - targets_MB.detach()).square()).mean(dim=1).sum()
+
+
+def actor_loss(values_B: Tensor) -> Tensor:
+    """Negative mean of the critic's values of the actor's own actions, a scalar."""
+    return -values_B.mean()
+
+
+@torch.no_grad()
+def soft_update(targets: Iterable[Tensor], online: Iterable[Tensor], *, tau: float) -> None:
+    """Move each target tensor by the share ``tau`` of the way to its online one, in place."""
+    for target, source in zip(targets, online, strict=True):
+        target.lerp_(source, tau)
+
+
+def moving_average(previous: float | None, value: float, *, decay: float) -> float:
+    """``decay * previous + (1 - decay) * value``; the value itself the first time."""
+    return value if previous is None else decay * previous + (1.0 - decay) * value

@@ -1,0 +1,25 @@
+"""What a user calls from Python; the command line calls the same functions."""
+
+from tersenet.api.compressing import apply, compress
+from tersenet.api.evaluating import EvaluateResult, evaluate, measure
+from tersenet.api.folders import check_folder
+from tersenet.api.inspecting import inspect
+from tersenet.api.options import CompressOptions, Result
+from tersenet.api.training import TrainOptions, TrainResult, train
+from tersenet.measurement import Task
+
+__all__ = [
+    "CompressOptions",
+    "EvaluateResult",
+    "Result",
+    "Task",
+    "TrainOptions",
+    "TrainResult",
+    "apply",
+    "check_folder",
+    "compress",
+    "evaluate",
+    "inspect",
+    "measure",
+    "train",
+]

@@ -1,0 +1,194 @@
+"""The main job: from a trained network, data and a target to a smaller network with the evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tersenet.api.delivery import deliver, run_provenance
+from tersenet.api.folders import make_folder
+from tersenet.api.options import CompressOptions, Result
+from tersenet.api.prepare import Prepared, make_evaluator, prepare
+from tersenet.api.searching import Found, search
+from tersenet.api.summing_up import missed_bounds, summarize
+from tersenet.api.tuning import CHECKPOINTS, Tuned, TuningJob, tune_until_kept
+from tersenet.core.files import remove_leftovers
+from tersenet.core.policy import Policy
+from tersenet.core.target import Target
+from tersenet.core.version import __version__
+from tersenet.data import Data
+from tersenet.errors import MissingExtraError, TargetError
+from tersenet.measurement import measure_quality
+from tersenet.report import write_report
+from tersenet.search import Study
+
+STUDY_FILE = "study.sqlite"
+
+
+def compress(
+    model: nn.Module,
+    *,
+    data: Data,
+    target: Target,
+    recipe: str = "he2018",
+    seed: int,
+    options: CompressOptions | None = None,
+) -> Result:
+    """Search a policy within the target, build the smaller network, fine-tune it, write and measure it.
+
+    The given model is left as it was. With ``options.out`` the run is durable: the same call goes on where an
+    interrupted one stopped.
+
+    Args:
+        model: a trained network; any ``nn.Module`` that ``torch.export`` can trace.
+        data: the three splits.
+        target: upper bounds on the result.
+        recipe: method, see ``tersenet recipes``.
+        seed: fixes the run, together with recipe and data.
+
+    Raises:
+        TersenetError: see ``tersenet.errors``; nothing that was found is lost.
+    """
+    options = options or CompressOptions()
+    _check_reference(target, options)
+    with _run_folder(options) as folder:
+        prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
+        for note in prepared.notes:
+            options.progress.note(note)
+        evaluator = make_evaluator(prepared, data, seed=seed, options=options)
+        identity = _identity(prepared, data, target, seed=seed, options=options) | evaluator.signature
+        with Study(folder / STUDY_FILE, identity=identity) as study:  # until the end: one process per folder
+            remove_leftovers(folder)
+            remove_leftovers(folder / CHECKPOINTS)
+            found = search(prepared, study, evaluator, seed=seed, options=options)
+            job = TuningJob(
+                prepared=prepared,
+                data=data,
+                target=target,
+                seed=seed,
+                options=options,
+                folder=folder,
+                provenance=run_provenance(data, options, recipe=recipe, seed=seed),
+                reference=_reference(prepared, data, target, options),
+            )
+            tuned = tune_until_kept(job, found.winner)
+            study.check_in_place()
+            return _finish(job, tuned, found)
+
+
+def apply(model: nn.Module, policy: Policy, *, data: Data, seed: int, options: CompressOptions | None = None) -> Result:
+    """Build, fine-tune, write and measure a policy that was written or edited by hand; no search.
+
+    Raises:
+        PolicyError: the policy does not fit the network.
+    """
+    options = options or CompressOptions()
+    with _run_folder(options) as folder:
+        prepared = prepare(model, data.example_inputs(), target=None, recipe="he2018", options=options)
+        job = TuningJob(
+            prepared=prepared,
+            data=data,
+            target=None,
+            seed=seed,
+            options=options,
+            folder=folder,
+            provenance=run_provenance(data, options, recipe="apply", seed=seed),
+            reference=None,
+        )
+        return _finish(job, tune_until_kept(job, policy), None)
+
+
+@contextmanager
+def _run_folder(options: CompressOptions) -> Iterator[Path]:
+    """The folder of the run; a temporary one goes at once if the run fails, else with the result."""
+    if options.out is not None:
+        yield make_folder(options.out)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tersenet-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check_reference(target: Target, options: CompressOptions) -> None:
+    if target.max_top1_drop is not None and options.weights_saw_search and options.reference_top1 is None:
+        raise TargetError(
+            f"max_top1_drop={target.max_top1_drop} is checked on the search split, but the weights have seen it in "
+            "training, so the drop would look larger than it is. Give reference_top1 (the accuracy on unseen images), "
+            "or weights that were trained without the search split (`tersenet train`, or weights_saw_search=False)."
+        )
+
+
+def _reference(prepared: Prepared, data: Data, target: Target, options: CompressOptions) -> float | None:
+    if target.max_top1_drop is None:
+        return None
+    if options.reference_top1 is not None:
+        return options.reference_top1
+    metrics = measure_quality(prepared.model, data.search.source, options.task, split="search", device=options.device)
+    return metrics.quality
+
+
+def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, options: CompressOptions) -> dict[str, str]:
+    search_config = prepared.config.model_dump(
+        mode="json",
+        exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
+    )
+    return {
+        "tersenet": __version__,
+        "recipe": prepared.recipe.name,
+        "config": json.dumps(search_config, sort_keys=True),
+        "controls": ",".join(options.controls),
+        "target": target.model_dump_json(exclude_none=True),
+        "seed": str(seed),
+        "metric": options.task.quality_name,
+        "data": data.content_hash,
+        "weights": weights_hash(prepared.model),
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over names, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # as bytes, since numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _finish(job: TuningJob, tuned: Tuned, found: Found | None) -> Result:
+    delivered = deliver(
+        job.prepared,
+        tuned,
+        data=job.data,
+        folder=job.folder,
+        provenance=dict(job.provenance),
+        options=job.options,
+    )
+    run = summarize(job, tuned, found, delivered)
+    try:
+        write_report(job.folder, run)
+    except MissingExtraError as error:  # result.json is written first, so nothing is lost
+        job.options.progress.note(f"No report.html was written. {error}")
+    result = Result(
+        model=delivered.model,
+        policy=tuned.policy,
+        plan=tuned.plan,
+        run=run,
+        target_reached=not missed_bounds(job, tuned, delivered),
+        folder=job.folder,
+    )
+    if job.options.out is None:
+        weakref.finalize(result, shutil.rmtree, job.folder, ignore_errors=True)
+    return result

@@ -1,0 +1,114 @@
+"""What may change from run to run, and what a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from tersenet.core.files import write_whole
+from tersenet.core.plan import Plan
+from tersenet.core.policy import Policy
+from tersenet.core.progress import Progress, Silent
+from tersenet.core.summary import RunSummary
+from tersenet.measurement import Task
+from tersenet.models import WeightsInfo
+from tersenet.report import REPORT_FILE, RESULT_FILE, summary_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """Everything about a run that has a sensible default."""
+
+    trials: int | None = None
+    """Policies to evaluate; None: the recipe's number."""
+
+    finetune_epochs: int | None = None
+    """Epochs of fine-tuning; None: the recipe's number."""
+
+    recipe_options: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the recipe's configuration, for example ``{"criterion": "l2"}``."""
+
+    controls: tuple[str, ...] = ("uniform",)
+    """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
+
+    task: Task = field(default_factory=Task)
+    """Metric and loss; classification by default."""
+
+    device: str = "cpu"
+    """Where to measure and to train: ``cpu`` or ``cuda``."""
+
+    out: Path | None = None
+    """Folder of the run, which makes it resumable; None: a temporary one that goes with the result."""
+
+    reference_top1: float | None = None
+    """Quality to hold ``max_top1_drop`` against, where the weights have seen the search split."""
+
+    weights_saw_search: bool = True
+    """Whether the weights were trained on images of the search split; its absolute accuracies are then optimistic."""
+
+    model_name: str = "model"
+    """How the network is called in the report."""
+
+    weights: WeightsInfo | None = None
+    """Where the weights come from, for the provenance."""
+
+    progress: Progress = field(default_factory=Silent)
+    """Told of every stage."""
+
+    command: str = ""
+    """The command line, for the provenance."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """A finished run."""
+
+    model: nn.Module
+    """The smaller network, exactly as the packed file holds it; a plain module in eval mode."""
+
+    policy: Policy
+    """What was decided, in the numbering of the original network."""
+
+    plan: Plan
+    """The same as explicit indices."""
+
+    run: RunSummary
+    """Everything that was measured."""
+
+    target_reached: bool
+    """Whether every bound of the target holds for what was delivered."""
+
+    folder: Path
+    """Where the files of the run are; without ``options.out`` they go when the result goes."""
+
+    def summary(self) -> str:
+        """Before and after as a plain-text table."""
+        return summary_table(self.run)
+
+    def save(self, out: str | Path) -> dict[str, int]:
+        """Copy the delivered files to a folder, making it if need be.
+
+        Returns:
+            Bytes by file name.
+        """
+        target = Path(out)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in self.delivered:
+            source, copy = self.folder / name, target / name
+            if copy.resolve() != source.resolve():
+                write_whole(copy, source.read_bytes())
+        return {name: (target / name).stat().st_size for name in self.delivered}
+
+    @property
+    def delivered(self) -> list[str]:
+        """Names of the delivered files."""
+        return [name for name in DELIVERED if (self.folder / name).exists()]
+
+
+PACKED_FILE = "model.tersenet"
+ONNX_FILE = "model.onnx"
+POLICY_FILE = "policy.json"
+DELIVERED = (PACKED_FILE, ONNX_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)

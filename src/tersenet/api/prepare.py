@@ -1,0 +1,226 @@
+"""Everything that is known before anything is spent: the traced network, what may be cut, what must be kept to."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from tersenet import criteria, pack, recipes
+from tersenet.api.options import CompressOptions
+from tersenet.core.policy import Policy
+from tersenet.core.protocols import IntArray
+from tersenet.core.target import CostKind, Target
+from tersenet.data import Data
+from tersenet.envs import Budget, ChannelSpace, Limit, reachable, refuse_unreachable
+from tersenet.errors import ModelError
+from tersenet.evaluators import FreshEvaluator
+from tersenet.graph import ModelGraph, cost_table, trace
+from tersenet.recipes import ChannelConfig, Recipe
+from tersenet.transforms import verify_groups
+
+SIZE_AIM = 0.99
+"""Share of a byte budget that the search aims at; what is left covers the index, which is known only when packed."""
+
+FIRST_GUESS = 0.5
+"""Share of the cost where ``max_top1_drop`` starts if no cost is bounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A network ready to be searched."""
+
+    model: nn.Module
+    """The original, untouched."""
+
+    example_inputs: tuple[Tensor, ...]
+    graph: ModelGraph
+    recipe: Recipe
+    config: ChannelConfig
+    space: ChannelSpace
+    costs: tuple[Limit, ...]
+    """Every kind of cost; the maximum is infinite where the target sets no bound."""
+
+    notes: tuple[str, ...]
+    """What a user should read before the search."""
+
+    seconds: float
+
+    @property
+    def budget(self) -> Budget:
+        """The costs that are bounded."""
+        return Budget(limits=tuple(limit for limit in self.costs if math.isfinite(limit.maximum)))
+
+    def cost(self, kind: CostKind) -> Limit:
+        """One kind of cost."""
+        return next(limit for limit in self.costs if limit.kind == kind)
+
+    def bounded_to(self, kind: CostKind, maximum: float) -> Prepared:
+        """The same with another upper bound on one cost."""
+        costs = tuple(replace(limit, maximum=maximum) if limit.kind == kind else limit for limit in self.costs)
+        return replace(self, costs=costs)
+
+    def num_kept(self, policy: Policy) -> IntArray:
+        """Channels that a policy keeps, per group of the graph."""
+        counts = self.space.all_channels.copy()
+        for index, group in enumerate(self.graph.channel_groups):
+            if group.group_id in policy.channels:
+                counts[index] = policy.channels[group.group_id].num_kept(group.num_channels)
+        return counts
+
+    def cost_ratios(self, policy: Policy) -> dict[str, float]:
+        """Every cost of a policy over the original cost."""
+        return Budget(limits=self.costs).ratios(self.num_kept(policy))
+
+
+def configure(recipe: Recipe, options: CompressOptions) -> ChannelConfig:
+    """The recipe's configuration with everything that the options set.
+
+    Raises:
+        SearchError: an option is unknown or out of its range.
+        UnknownNameError: no criterion has the name.
+    """
+    chosen: dict[str, object] = dict(options.recipe_options)
+    if options.trials is not None:
+        chosen["trials"] = options.trials
+    if options.finetune_epochs is not None:
+        chosen["finetune_epochs"] = options.finetune_epochs
+    config = recipe.configure(chosen)
+    criteria.get(config.criterion)
+    return config
+
+
+def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
+    """Check and trace a network; groups whose cut does not work are locked, and a note says so.
+
+    Raises:
+        ModelError: the network cannot be used or traced.
+    """
+    check_model(model)
+    traced = trace(model, example_inputs)
+    checked = verify_groups(model, traced, example_inputs)
+    return checked, tuple(_locked_by_check(traced, checked))
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    target: Target | None,
+    recipe: str,
+    options: CompressOptions,
+    looked: tuple[ModelGraph, tuple[str, ...]] | None = None,
+) -> Prepared:
+    """Trace, check and bound a network.
+
+    Args:
+        target: None where no search follows; nothing is bounded then.
+        looked: what ``look`` found, if it was called before.
+
+    Raises:
+        ModelError: the network cannot be used, or nothing in it can be cut.
+        TargetError: the target cannot be reached by cutting channels.
+    """
+    started = time.perf_counter()
+    chosen = recipes.get(recipe)
+    config = configure(chosen, options)
+    graph, notes = look(model, example_inputs) if looked is None else looked
+    space = recipes.make_space(graph, config)
+    prepared = Prepared(
+        model=model,
+        example_inputs=example_inputs,
+        graph=graph,
+        recipe=chosen,
+        config=config,
+        space=space,
+        costs=_costs(model, graph, config, target),
+        notes=notes,
+        seconds=time.perf_counter() - started,
+    )
+    if target is None:
+        return prepared
+    if not target.bounds():
+        cost = prepared.cost(target.minimize)
+        prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
+    refuse_unreachable(space, prepared.budget)
+    return prepared
+
+
+def make_evaluator(prepared: Prepared, data: Data, *, seed: int, options: CompressOptions) -> FreshEvaluator:
+    """What measures the trials of a run."""
+    return FreshEvaluator(
+        prepared.model,
+        prepared.graph,
+        data.train,
+        data.search,
+        num_trial_samples=data.num_trial_samples,
+        task=options.task,
+        seed=seed,
+        device=options.device,
+    )
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a network that holds no usable numbers.
+
+    Raises:
+        ModelError: a parameter or buffer holds NaN or infinity, or there are no parameters.
+    """
+    if next(model.parameters(), None) is None:
+        raise ModelError("The model has no parameters, so there is nothing to compress.")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"Tensor {name!r} of the model holds NaN or infinity. Check the weights, or train again.")
+
+
+def storage_dtype(config: ChannelConfig, target: Target | None) -> str:
+    """``fp32``, ``fp16`` or ``auto``; where bytes are bounded, auto means fp16."""
+    if config.storage == "auto" and target is not None and _bounds_bytes(target):
+        return "fp16"
+    return config.storage
+
+
+def _bounds_bytes(target: Target) -> bool:
+    return target.max_size_ratio is not None or target.max_size_bytes is not None
+
+
+def _costs(model: nn.Module, graph: ModelGraph, config: ChannelConfig, target: Target | None) -> tuple[Limit, ...]:
+    width = pack.bytes_per_element(model, dtype="fp16" if storage_dtype(config, target) == "fp16" else "fp32")
+    original: dict[CostKind, float] = {
+        "macs": float(graph.macs),
+        "params": float(graph.num_params),
+        "size_bytes": float(graph.original_bytes),
+    }
+    limits = {} if target is None else target.limits(original)
+    asked = {} if target is None else target.asked(original)
+    if "size_bytes" in limits:
+        limits["size_bytes"] *= SIZE_AIM
+    tables = {
+        "macs": cost_table(graph, "macs"),
+        "params": cost_table(graph, "params"),
+        "size_bytes": cost_table(
+            graph, "size_bytes", bytes_per_element=width, overhead_bytes=float(pack.estimate_overhead(model))
+        ),
+    }
+    return tuple(
+        Limit(
+            kind=kind,
+            table=tables[kind],
+            maximum=limits.get(kind, math.inf),
+            original=original[kind],
+            asked=asked.get(kind, ""),
+        )
+        for kind in original
+    )
+
+
+def _locked_by_check(traced: ModelGraph, checked: ModelGraph) -> list[str]:
+    before = {group.group_id for group in traced.channel_groups if group.prunable}
+    return [
+        f"Group {group.group_id} is left whole: {group.reason}"
+        for group in checked.channel_groups
+        if group.group_id in before and not group.prunable
+    ]

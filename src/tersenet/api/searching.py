@@ -1,0 +1,160 @@
+"""The search of a run: every method's trials, then the best ones measured again on images no trial saw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tersenet import recipes
+from tersenet.api.options import CompressOptions
+from tersenet.api.prepare import Prepared
+from tersenet.core.metrics import Evaluation
+from tersenet.core.policy import Policy
+from tersenet.core.protocols import Evaluator
+from tersenet.core.summary import Confirmed, TrialPoint
+from tersenet.errors import SearchError
+from tersenet.recipes import Problem, Recipe
+from tersenet.search import Method, Study, Trial, candidates, quality, run_method
+
+NUM_CONFIRMED = 10
+"""Policies of the recipe that are measured again."""
+
+WARMUP_AS_RANDOM = "random (warm-up)"
+"""What the best of the agent's own random proposals is called beside the controls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search ends with."""
+
+    winner: Policy
+    untuned: Evaluation
+    """The winner on the held-back search images."""
+
+    baseline: Evaluation
+    """The original network on the trial images."""
+
+    dense: Evaluation
+    """The original network on the held-back search images."""
+
+    trials: tuple[TrialPoint, ...]
+    confirmed: tuple[Confirmed, ...]
+    search_seconds: float
+    """Seconds the trials took, those of interrupted runs included."""
+
+    confirm_seconds: float
+
+
+def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
+    """Run the controls and the recipe, confirm the best, choose the winner.
+
+    Raises:
+        MissingExtraError: a method needs a library that is not installed; nothing was evaluated.
+        SearchError: no trial was told, so that nothing could be confirmed.
+    """
+    for name in (*options.controls, prepared.recipe.name):
+        recipes.get(name).check_installed()
+    baseline = _remembered(study, "baseline", Policy(), evaluator)
+    trials: list[Trial] = []
+    rival: float | None = None
+    for name in options.controls:
+        if name != prepared.recipe.name:
+            method = _method(prepared, recipes.get(name), seed=seed)
+            trials += run_method(
+                method, study, evaluator, seed=seed, progress=options.progress, racing=prepared.config.racing
+            )
+            rival = max((quality(trial) for trial in candidates(trials)), default=None)
+    method = _method(prepared, prepared.recipe, seed=seed)
+    own = run_method(
+        method,
+        study,
+        evaluator,
+        seed=seed,
+        progress=options.progress,
+        rival=rival,
+        racing=prepared.config.racing,
+    )
+    confirmed, confirm_seconds = _confirm(prepared, study, evaluator, own=own, controls=trials)
+    winner = max((entry for entry in confirmed if entry[1].method == method.name), key=_confirmed_quality)
+    told = [*trials, *own]
+    return Found(
+        winner=winner[0].policy,
+        untuned=winner[2],
+        baseline=baseline,
+        dense=_remembered(study, "dense", Policy(), evaluator, confirm=True),
+        trials=tuple(_point(prepared, trial) for trial in told),
+        confirmed=tuple(entry[1] for entry in confirmed),
+        search_seconds=sum(trial.seconds or 0.0 for trial in told),
+        confirm_seconds=confirm_seconds,
+    )
+
+
+def _method(prepared: Prepared, recipe: Recipe, *, seed: int) -> Method:
+    config = prepared.config
+    if recipe.name != prepared.recipe.name:
+        config = recipes.as_control(config, recipe)
+    return recipe.build(Problem(graph=prepared.graph, space=prepared.space, budget=prepared.budget, seed=seed), config)
+
+
+def _remembered(study: Study, key: str, policy: Policy, evaluator: Evaluator, *, confirm: bool = False) -> Evaluation:
+    stored = study.fact(key)
+    if stored is not None:
+        return Evaluation.model_validate(stored)
+    evaluation = evaluator.confirm(policy) if confirm else evaluator.evaluate(policy)
+    study.set_fact(key, evaluation.model_dump(mode="json"))
+    return evaluation
+
+
+def _best_distinct(trials: Iterable[Trial], count: int) -> list[Trial]:
+    best: dict[str, Trial] = {}
+    for trial in sorted(candidates(trials), key=quality, reverse=True):
+        best.setdefault(trial.policy.digest(), trial)
+    return list(best.values())[:count]
+
+
+def _confirm(
+    prepared: Prepared, study: Study, evaluator: Evaluator, *, own: list[Trial], controls: list[Trial]
+) -> tuple[list[tuple[Trial, Confirmed, Evaluation]], float]:
+    chosen = [(trial.method, trial) for trial in _best_distinct(own, NUM_CONFIRMED)]
+    chosen += [(WARMUP_AS_RANDOM, trial) for trial in _best_distinct((t for t in own if t.phase == "warmup"), 1)]
+    for name in dict.fromkeys(trial.method for trial in controls):
+        chosen += [(name, trial) for trial in _best_distinct((t for t in controls if t.method == name), 1)]
+    started = time.perf_counter()
+    entries = []
+    for name, trial in chosen:
+        key = f"confirmed {trial.policy.digest()}"
+        evaluation = _remembered(study, key, trial.policy, evaluator, confirm=True)
+        entries.append((trial, _confirmed(prepared, name, trial, evaluation), evaluation))
+    if not entries:
+        raise SearchError("No trial could be confirmed, because none was told.")
+    return entries, time.perf_counter() - started
+
+
+def _confirmed(prepared: Prepared, name: str, trial: Trial, evaluation: Evaluation) -> Confirmed:
+    return Confirmed(
+        method=name,
+        index=trial.number,
+        trial_quality=quality(trial),
+        confirmed_quality=evaluation.metrics.quality,
+        num_samples=evaluation.metrics.num_samples or 0,
+        costs=prepared.cost_ratios(trial.policy),
+    )
+
+
+def _confirmed_quality(entry: tuple[Trial, Confirmed, Evaluation]) -> float:
+    return entry[1].confirmed_quality
+
+
+def _point(prepared: Prepared, trial: Trial) -> TrialPoint:
+    assert trial.evaluation is not None
+    assert trial.reward is not None
+    return TrialPoint(
+        index=trial.number,
+        method=trial.method,
+        phase=trial.phase,
+        reward=trial.reward,
+        quality=quality(trial),
+        costs=prepared.cost_ratios(trial.policy),
+        seconds=trial.seconds or 0.0,
+    )

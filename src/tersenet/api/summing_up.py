@@ -1,0 +1,99 @@
+"""What a run found out, and which bounds it missed, as one summary."""
+
+from __future__ import annotations
+
+from tersenet.api.delivery import Delivered
+from tersenet.api.searching import Found
+from tersenet.api.tuning import Tuned, TuningJob
+from tersenet.core.summary import RunSummary
+from tersenet.core.version import __version__
+
+
+def missed_bounds(job: TuningJob, tuned: Tuned, delivered: Delivered) -> list[str]:
+    """Bounds of the target that the delivered network does not keep, each as a sentence."""
+    if job.target is None:
+        return []
+    limits = job.target.limits({limit.kind: limit.original for limit in job.prepared.costs})
+    measured = {
+        "macs": delivered.compressed.macs,
+        "params": delivered.compressed.num_params,
+        "size_bytes": delivered.compressed.size_bytes,
+    }
+    missed = [
+        f"The target allows {maximum:,.0f} {kind}, the delivered network has {measured[kind]:,}."
+        for kind, maximum in limits.items()
+        if (measured[kind] or 0) > maximum
+    ]
+    if not job.keeps_drop(tuned):
+        missed.append(
+            f"max_top1_drop={job.target.max_top1_drop} is not kept: {tuned.metrics.quality:.2f} on the search split, "
+            f"the reference is {job.reference:.2f}."
+        )
+    return missed
+
+
+def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Delivered) -> RunSummary:
+    """Everything the report shows."""
+    prepared, options = job.prepared, job.options
+    seconds = {"trace": prepared.seconds, "finetune": tuned.seconds, "measure": delivered.seconds}
+    if found is not None:
+        seconds |= {"search": found.search_seconds, "confirm": found.confirm_seconds}
+    return RunSummary(
+        version=__version__,
+        model=options.model_name,
+        data=job.data.name,
+        recipe=job.provenance["recipe"],
+        recipe_config=prepared.config.model_dump(mode="json"),
+        seed=job.seed,
+        workers=1,
+        target=job.target,
+        policy=tuned.policy,
+        dense=delivered.dense,
+        compressed=delivered.compressed,
+        dense_search=found.dense.metrics if found else None,
+        untuned=found.untuned.metrics if found else None,
+        tuned_search=tuned.metrics,
+        original_bytes=prepared.graph.original_bytes,
+        score_name=options.task.quality_name,
+        mcnemar=delivered.mcnemar,
+        layers=delivered.layers,
+        groups=delivered.groups,
+        trials=found.trials if found else (),
+        confirmed=found.confirmed if found else (),
+        epochs=tuned.epochs,
+        checks=delivered.checks,
+        caveats=tuple(_caveats(job, tuned, found, delivered)),
+        seconds=seconds,
+        files=delivered.files,
+        provenance=dict(job.provenance),
+    )
+
+
+def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Delivered) -> list[str]:
+    caveats = missed_bounds(job, tuned, delivered)
+    caveats += [f"Check failed: {check.name} ({check.value:.2e})." for check in delivered.checks if not check.passed]
+    if job.options.weights_saw_search:
+        caveats.append(
+            "The original weights were trained on images of the search split (or nothing says that they were not), so "
+            "accuracies on that split are optimistic; differences between policies are still fair."
+        )
+    if found is not None:
+        caveats += _control_caveats(job, found)
+    caveats.append("Latency was measured on this machine and was not part of the search.")
+    if delivered.compressed.not_counted:
+        caveats.append(f"MACs leave out these operators: {', '.join(delivered.compressed.not_counted)}.")
+    if tuned.dtype == "fp32" and job.prepared.config.storage == "auto":
+        caveats.append(
+            "Storing weights as fp16 would have cost more than 0.1 points on the search split: stored as fp32."
+        )
+    return [*caveats, *job.prepared.notes, *delivered.caveats]
+
+
+def _control_caveats(job: TuningJob, found: Found) -> list[str]:
+    recipe = job.prepared.recipe.name
+    own = max(entry.confirmed_quality for entry in found.confirmed if entry.method == recipe)
+    better = [entry for entry in found.confirmed if entry.method != recipe and entry.confirmed_quality > own]
+    return [
+        f"The control {entry.method} was confirmed at {entry.confirmed_quality:.2f}, above the {own:.2f} of {recipe}."
+        for entry in better
+    ]

@@ -1,0 +1,91 @@
+"""What is to be compressed and how far: the policy, in the numbering of the original model.
+
+A policy says *how much*, a plan (``core/plan.py``) says *which indices*. Channels are decided per coupled group,
+storage per layer, one form each: a policy cannot contradict itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from tersenet.errors import PolicyError
+
+
+class ChannelDecision(BaseModel, frozen=True, extra="forbid"):
+    """How many, or exactly which, channels of one coupled group stay."""
+
+    pruning_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Share of the group's channels that is removed (at most; whole channels stay whole)."""
+
+    criterion: str = "l1"
+    """Which channels go first: the name of a criterion; unused with ``keep``."""
+
+    keep: tuple[int, ...] | None = None
+    """The channels that stay, ascending, in the original numbering."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> ChannelDecision:
+        if (self.pruning_ratio is None) == (self.keep is None):
+            raise ValueError("give either pruning_ratio or keep, and not both")
+        if self.keep is not None and (not self.keep or list(self.keep) != sorted(set(self.keep)) or self.keep[0] < 0):
+            raise ValueError(f"keep must be ascending channel numbers, at least one, got {self.keep}")
+        return self
+
+    def num_kept(self, num_channels: int) -> int:
+        """Channels that stay out of ``num_channels``, at least 1.
+
+        Raises:
+            PolicyError: ``keep`` names a channel that the group does not have.
+        """
+        if self.keep is not None:
+            if self.keep[-1] >= num_channels:
+                raise PolicyError(
+                    f"keep names channel {self.keep[-1]}, but the group has {num_channels} channels (0 to "
+                    f"{num_channels - 1}). Was the policy made for another model?"
+                )
+            return len(self.keep)
+        assert self.pruning_ratio is not None
+        return max(1, math.ceil(num_channels * (1.0 - self.pruning_ratio) - 1e-9))
+
+
+class Raw(BaseModel, frozen=True, extra="forbid"):
+    """Weights stored as plain floating-point numbers."""
+
+    form: Literal["raw"] = "raw"
+    """Tag of this form in JSON."""
+
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    """Width of one stored number."""
+
+
+Storage = Raw
+"""How one layer's weights are stored. Further forms join this union, told apart by ``form``."""
+
+
+class Policy(BaseModel, frozen=True, extra="forbid"):
+    """How far each part of a network is compressed."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+
+    channels: dict[str, ChannelDecision] = {}
+    """Decision per coupled group, by group id; groups that are not named stay whole."""
+
+    storage: dict[str, Storage] = {}
+    """Form of storage per layer, by layer name; layers that are not named are stored as fp32."""
+
+    def digest(self) -> str:
+        """A short hash that is equal for equal policies, in any order of their entries."""
+        ordered = self.model_copy(
+            update={"channels": dict(sorted(self.channels.items())), "storage": dict(sorted(self.storage.items()))}
+        )
+        return hashlib.sha256(ordered.model_dump_json().encode()).hexdigest()[:16]
+
+
+def ratio_for(num_kept: int, num_channels: int) -> float:
+    """The pruning ratio that keeps exactly ``num_kept`` of ``num_channels`` channels."""
+    return 1.0 - num_kept / num_channels

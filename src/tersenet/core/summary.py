@@ -1,0 +1,181 @@
+"""The whole outcome of a run as data: what the report draws and what ``result.json`` holds."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from tersenet.core.metrics import Metrics
+from tersenet.core.policy import Policy
+from tersenet.core.target import Target
+
+
+class GroupRow(BaseModel, frozen=True, extra="forbid"):
+    """One coupled channel group before and after."""
+
+    group_id: str
+    num_channels: int
+    num_kept: int
+    producers: tuple[str, ...]
+    prunable: bool
+    reason: str
+    """Why it could not be cut; empty if it could."""
+
+
+class LayerRow(BaseModel, frozen=True, extra="forbid"):
+    """One convolution or linear layer before and after."""
+
+    name: str
+    op: str
+    shape_before: tuple[int, ...]
+    """Shape of the weight."""
+    shape_after: tuple[int, ...]
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    group_id: str
+    """Group of its output channels; empty if none."""
+
+
+class TrialPoint(BaseModel, frozen=True, extra="forbid"):
+    """One measured policy."""
+
+    index: int
+    """Number within its method, from 0."""
+    method: str
+    """Recipe that proposed it."""
+    phase: str
+    """``warmup`` (random proposals), ``learned`` (proposed by the trained agent), ``control``, or ``probe`` (only
+    measures, does not keep the budget, cannot be chosen)."""
+    reward: float
+    quality: float
+    """Trial accuracy in percent, or the user's score, un-tuned, on the trial images."""
+    costs: dict[str, float]
+    """Cost of the policy over the original cost, by kind (macs, params, size_bytes)."""
+    seconds: float
+
+
+class EpochPoint(BaseModel, frozen=True, extra="forbid"):
+    """One epoch of training."""
+
+    epoch: int
+    """From 1."""
+    train_loss: float
+    quality: float
+    """On the search split."""
+    learning_rate: float
+    seconds: float
+
+
+class Confirmed(BaseModel, frozen=True, extra="forbid"):
+    """A policy measured again in fp32 on search images that no trial saw."""
+
+    method: str
+    index: int
+    trial_quality: float
+    confirmed_quality: float
+    num_samples: int
+    costs: dict[str, float]
+
+
+class McNemar(BaseModel, frozen=True, extra="forbid"):
+    """Exact McNemar test of the two networks on the same test inputs."""
+
+    only_dense_right: int
+    only_compressed_right: int
+    p_value: float
+
+
+class Check(BaseModel, frozen=True, extra="forbid"):
+    """One thing that was verified by running it."""
+
+    name: str
+    """For example ``cut network equals zeroed network``."""
+    value: float
+    """What was measured."""
+    limit: float
+    """What it may be at most."""
+    passed: bool
+    detail: str = ""
+
+
+class RunSummary(BaseModel, frozen=True, extra="forbid"):
+    """Everything a run found out."""
+
+    version: str
+    """Of tersenet."""
+    model: str
+    data: str
+    recipe: str
+    recipe_config: dict[str, object]
+    seed: int
+    workers: int
+    target: Target | None
+    """None for ``apply``, where the policy was given."""
+    policy: Policy
+    dense: Metrics
+    """The original network, on the test split."""
+    compressed: Metrics
+    """The delivered network, on the test split."""
+    dense_search: Metrics | None
+    """The original network on the held-back search images."""
+    untuned: Metrics | None
+    """The winner before fine-tuning, on the held-back search images: the only source of ``top1_untuned``."""
+    tuned_search: Metrics | None = None
+    """The delivered network on the whole search split, from which the best epoch was chosen."""
+    original_bytes: int
+    """4 x (parameters + norm statistics)."""
+    score_name: str
+    """``top-1`` or the name of the user's metric."""
+    mcnemar: McNemar | None
+    layers: tuple[LayerRow, ...]
+    groups: tuple[GroupRow, ...]
+    trials: tuple[TrialPoint, ...]
+    confirmed: tuple[Confirmed, ...]
+    epochs: tuple[EpochPoint, ...]
+    checks: tuple[Check, ...]
+    caveats: tuple[str, ...]
+    """What a reader must know, each a full sentence."""
+    seconds: dict[str, float]
+    """Wall-clock seconds by stage: trace, search, confirm, finetune, measure."""
+    files: dict[str, int]
+    """Name of each delivered file to its bytes."""
+    provenance: dict[str, str]
+    """Versions, processor, threads, hashes of data and weights, command."""
+
+
+class Reachable(BaseModel, frozen=True, extra="forbid"):
+    """What a cost can be brought to by cutting channels alone."""
+
+    kind: str
+    """macs, params or size_bytes."""
+    original: float
+    smallest: float
+    """With every prunable group at its smallest, absolute."""
+    bound: float | None
+    """Upper bound of the target, absolute; None if the target does not bound this cost."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the bound, if any, can be kept."""
+        return self.bound is None or self.smallest <= self.bound
+
+
+class Inspection(BaseModel, frozen=True, extra="forbid"):
+    """What is there before anything is spent: layers, groups, what each target could reach, how long it would take."""
+
+    model: str
+    data: str
+    macs: int
+    num_params: int
+    original_bytes: int
+    layers: tuple[LayerRow, ...]
+    """``*_after`` equals ``*_before`` here."""
+    groups: tuple[GroupRow, ...]
+    reachable: tuple[Reachable, ...]
+    not_counted: tuple[str, ...]
+    search_seconds: float | None
+    """Predicted from one timed trial; None if no data was given."""
+    finetune_seconds: float | None
+    """Predicted from one timed step; None if no data was given."""
+    notes: tuple[str, ...]

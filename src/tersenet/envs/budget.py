@@ -1,0 +1,82 @@
+"""Budgets, and what can be reached within them: several upper bounds that hold together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tersenet.core.protocols import CostTable, IntArray
+from tersenet.core.target import CostKind
+from tersenet.envs.space import ChannelSpace
+from tersenet.errors import TargetError
+
+_BOUND_NAMES: dict[CostKind, str] = {
+    "macs": "max_macs_ratio",
+    "params": "max_params_ratio",
+    "size_bytes": "max_size_ratio",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """An upper bound on one cost."""
+
+    kind: CostKind
+    """Which cost."""
+
+    table: CostTable
+    """Cost as a function of the channels that all groups keep; must not fall when a group keeps more."""
+
+    maximum: float
+    """Largest cost allowed, absolute."""
+
+    original: float
+    """Cost of the uncompressed network, absolute."""
+
+    asked: str = ""
+    """The bound as the user gave it, for messages; empty where nobody did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Upper bounds that hold together; without any, everything fits."""
+
+    limits: tuple[Limit, ...]
+
+    def fits(self, num_kept: IntArray) -> bool:
+        """Whether no bound is exceeded.
+
+        Args:
+            num_kept: channels kept per group of the graph, shape (num_groups,).
+        """
+        return all(limit.table.cost(num_kept) <= limit.maximum for limit in self.limits)
+
+    def ratios(self, num_kept: IntArray) -> dict[str, float]:
+        """Cost over original cost, by kind; ``num_kept`` as for ``fits``."""
+        return {limit.kind: limit.table.cost(num_kept) / limit.original for limit in self.limits}
+
+
+def reachable(space: ChannelSpace, table: CostTable) -> float:
+    """The smallest cost that cutting channels can reach, absolute, in the units of the table."""
+    return table.cost(space.whole(space.min_kept))
+
+
+def refuse_unreachable(space: ChannelSpace, budget: Budget) -> None:
+    """Refuse a budget that no choice of channels can keep.
+
+    Raises:
+        TargetError: a bound is below what can be reached; the message says how far the cost can be brought down.
+    """
+    for limit in budget.limits:
+        smallest = reachable(space, limit.table)
+        if smallest > limit.maximum:
+            raise TargetError(
+                f"Target: {limit.asked or _as_ratio(limit)} ({limit.maximum:,.0f} of {limit.original:,.0f}) cannot be "
+                f"reached: cutting channels alone gets {limit.kind} down to "
+                f"{100.0 * smallest / limit.original:.1f} % ({smallest:,.0f}) while every group keeps at least "
+                f"{100.0 * space.lower_bound:g} % of its channels. Raise the bound, lower lower_bound, or let groups "
+                "that residual sums tie together be cut as well (prune_residual)."
+            )
+
+
+def _as_ratio(limit: Limit) -> str:
+    return f"{_BOUND_NAMES[limit.kind]}={limit.maximum / limit.original:.4g}"

@@ -1,0 +1,39 @@
+"""Rewards of an episode, from what its policy's network measured.
+
+Source: He et al. 2018 (AMC), arXiv:1802.03494, section 3.3, with the released code's scale of accuracies.
+Differs: accuracies here are percent, as in ``Metrics``; the paper's top-5 on ImageNet is whatever is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def accuracy_reward(quality: float) -> float:
+    """The resource-constrained reward: the budget is kept by the environment, so accuracy alone counts.
+
+    Args:
+        quality: accuracy in percent, or the user's own score.
+
+    Returns:
+        ``0.01 * quality``; for accuracies this is 1 - error.
+    """
+    return 0.01 * quality
+
+
+def error_log_cost(error: float, cost: float) -> float:
+    """The accuracy-guaranteed reward: high accuracy first, low cost second.
+
+    Args:
+        error: share of wrong answers, in [0, 1].
+        cost: MACs or parameters of the compressed network, absolute, above 1 so that the logarithm is positive.
+
+    Returns:
+        ``-error * log(cost)``.
+
+    Raises:
+        ValueError: ``cost`` is not above 1, which would turn the reward's sign around.
+    """
+    if not cost > 1.0:
+        raise ValueError(f"cost must be above 1 (MACs or parameters, not a ratio), got {cost}")
+    return -error * math.log(cost)

@@ -1,0 +1,137 @@
+"""Which channel groups are decided, and how many channels each may keep.
+
+Counts come in steps: a group may keep any multiple of its block, or all of its channels, but not fewer than its
+minimum. Arrays over decided groups have shape (num_decisions,), arrays over all groups of the graph (num_groups,).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tersenet.core.protocols import IntArray
+from tersenet.errors import ModelError, TargetError
+from tersenet.graph.model_graph import ChannelGroup, ModelGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSpace:
+    """The counts a policy may choose from."""
+
+    indices: IntArray
+    """Positions of the decided groups in ``graph.channel_groups``, ascending, shape (num_decisions,)."""
+
+    all_channels: IntArray
+    """Channels of every group of the graph, shape (num_groups,)."""
+
+    num_channels: IntArray
+    """Channels of each decided group, shape (num_decisions,)."""
+
+    min_kept: IntArray
+    """Fewest channels each decided group may keep, shape (num_decisions,)."""
+
+    max_kept: IntArray
+    """Most channels each decided group may keep, shape (num_decisions,)."""
+
+    block: IntArray
+    """Step between counts of each decided group, shape (num_decisions,); the last step up to all may be shorter."""
+
+    lower_bound: float
+    """Smallest preserve ratio an agent may ask for."""
+
+    @property
+    def num_decisions(self) -> int:
+        """Decided groups."""
+        return len(self.indices)
+
+    def whole(self, num_kept: IntArray) -> IntArray:
+        """Counts of all groups, shape (num_groups,): those given for decided groups, all channels of the others."""
+        counts = self.all_channels.copy()
+        counts[self.indices] = num_kept
+        return counts
+
+    def above(self, decision: int, num_kept: int) -> int:
+        """The next larger count of a decided group, or ``num_kept`` itself at the top."""
+        block = int(self.block[decision])
+        return min((num_kept // block + 1) * block, int(self.max_kept[decision]))
+
+    def nearest(self, decision: int, ratio: float) -> int:
+        """The count of a decided group nearest to a preserve ratio; the larger one of two that are as near."""
+        wanted = float(ratio) * int(self.num_channels[decision])
+        lowest, highest = int(self.min_kept[decision]), int(self.max_kept[decision])
+        below = max(lowest, min(highest, self._at_most(decision, wanted)))
+        above = self.above(decision, below)
+        return above if above - wanted <= wanted - below else below
+
+    def _at_most(self, decision: int, wanted: float) -> int:
+        if wanted >= int(self.max_kept[decision]):
+            return int(self.max_kept[decision])
+        block = int(self.block[decision])
+        return math.floor(wanted / block + 1e-9) * block
+
+    def counts(self, decision: int) -> IntArray:
+        """All counts a decided group may have, ascending."""
+        lowest, highest = int(self.min_kept[decision]), int(self.max_kept[decision])
+        steps = np.arange(lowest, highest, int(self.block[decision]), dtype=np.int64)
+        return np.append(steps, np.int64(highest))
+
+
+def channel_space(
+    graph: ModelGraph,
+    *,
+    prune_residual: bool,
+    lower_bound: float = 0.2,
+    round_to: int = 1,
+    round_from: int = 64,
+) -> ChannelSpace:
+    """The counts that may be decided for a network.
+
+    Args:
+        graph: the traced network.
+        prune_residual: whether groups that residual sums tie together across several layers are decided too.
+        lower_bound: smallest share of its channels that a group keeps, in (0, 1].
+        round_to: large groups keep a multiple of this many channels, or all.
+        round_from: groups with at least this many channels are large.
+
+    Raises:
+        ModelError: no group can be decided; the message says why.
+        TargetError: ``lower_bound`` or ``round_to`` is out of its range.
+    """
+    if not 0.0 < lower_bound <= 1.0:
+        raise TargetError(f"lower_bound={lower_bound} must be above 0 and at most 1; 0.2 is usual.")
+    if round_to < 1:
+        raise TargetError(f"round_to={round_to} must be at least 1; 8 suits most processors.")
+    indices = [i for i, group in enumerate(graph.channel_groups) if _is_decided(group, prune_residual)]
+    if not indices:
+        raise ModelError(_nothing_to_decide(graph, prune_residual))
+    all_channels = np.array([group.num_channels for group in graph.channel_groups], dtype=np.int64)
+    num_channels = all_channels[indices]
+    block = np.where(num_channels >= round_from, round_to, 1).astype(np.int64)
+    fewest = np.maximum(1, np.ceil(lower_bound * num_channels - 1e-9)).astype(np.int64)
+    return ChannelSpace(
+        indices=np.array(indices, dtype=np.int64),
+        all_channels=all_channels,
+        num_channels=num_channels,
+        min_kept=np.minimum(num_channels, -(-fewest // block) * block),
+        max_kept=num_channels.copy(),
+        block=block,
+        lower_bound=lower_bound,
+    )
+
+
+def _is_decided(group: ChannelGroup, prune_residual: bool) -> bool:
+    is_residual = "add" in group.joined_by and len(group.producers) > 1
+    return group.prunable and group.num_channels > 1 and (prune_residual or not is_residual)
+
+
+def _nothing_to_decide(graph: ModelGraph, prune_residual: bool) -> str:
+    if not prune_residual and any(_is_decided(group, True) for group in graph.channel_groups):
+        return (
+            "Every channel group that could be cut is tied by residual sums, and prune_residual=False keeps those "
+            "whole. Set prune_residual=True."
+        )
+    reasons = sorted({group.reason for group in graph.channel_groups if group.reason})
+    because = "; ".join(reasons[:3]) if reasons else "it has no coupled channels of two layers"
+    return f"No channel group of the network can be cut: {because}. See `tersenet inspect` for every group."

@@ -1,0 +1,191 @@
+"""From a live module to a flat graph of ATen operators, without touching the module.
+
+A copy is put in eval mode and exported with ``torch.export``; the sizes of the example inputs are used as they are,
+since the exported graph is only read, never run. Parameters are known by identity: a tensor that has several names
+is called by its first one.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tersenet.errors import ModelError, TraceError
+from tersenet.graph.model_graph import TensorInfo
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The flat graph and the names that go with it."""
+
+    graph_module: torch.fx.GraphModule
+
+    placeholders: dict[str, str]
+    """Graph input to the name of the parameter or buffer it stands for."""
+
+    user_inputs: frozenset[str]
+    """Graph inputs that are the model's own inputs."""
+
+    modules: dict[str, str]
+    """Weight to the first module that owns it."""
+
+    tensors: tuple[TensorInfo, ...]
+
+    inputs: tuple[Tensor, ...]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module behind ``torch.compile``.
+
+    Raises:
+        ModelError: the model is wrapped for several devices.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(f"model is wrapped in {type(model).__name__}. Give the module inside: model.module.")
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with all their names, tied ones several times."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def first_names(model: nn.Module) -> dict[int, str]:
+    """Identity of each parameter and buffer to its first name."""
+    names: dict[int, str] = {}
+    for name, tensor in all_tensors(model):
+        names.setdefault(id(tensor), name)
+    return names
+
+
+def duplicate(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        ModelError: the module holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, memo if memo is not None else {})
+    except Exception as error:
+        raise ModelError(
+            f"The model cannot be copied: {_one_line(error)}. Modules must survive copy.deepcopy; a tensor that was "
+            "computed with gradients and kept as an attribute does not (detach it, or delete it first)."
+        ) from error
+
+
+def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Exported:
+    """Export a copy of ``model`` in eval mode.
+
+    Raises:
+        ModelError: the model or the inputs are not what they should be.
+        TraceError: the forward pass cannot be exported; the message names the line.
+    """
+    live = unwrapped(model)
+    trial = duplicate(live).eval()
+    for module in trial.modules():
+        # hooks that keep activations would hand out the tracer's stand-ins to the user
+        module._forward_hooks.clear()
+        module._backward_hooks.clear()
+    inputs = _prepared(trial, example_inputs)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(trial, inputs, strict=False)
+    except Exception as error:
+        raise TraceError(f"The model cannot be traced: {_cause(error)}") from error
+    names = dict(all_tensors(trial))
+    first = first_names(trial)
+    signature = program.graph_signature
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    placeholders = {node: first[id(names[name])] for node, name in targets.items() if name in names}
+    return Exported(
+        graph_module=program.graph_module,
+        placeholders=placeholders,
+        user_inputs=frozenset(name for name in signature.user_inputs if isinstance(name, str)),
+        modules=_owners(trial, first),
+        tensors=_tensor_infos(trial, first),
+        inputs=inputs,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter would like to be different in the model, or prints before it fails, is no use to its user."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _prepared(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    for position, value in enumerate(inputs):
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"example_inputs must be tensors, the forward's positional arguments in order; number {position} "
+                f"is {type(value).__name__}."
+            )
+    if not inputs or any(value.ndim == 0 for value in inputs):
+        raise ModelError("example_inputs must hold at least one tensor, each with a batch axis.")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return inputs
+    dtype = parameter.dtype
+    return tuple(v.to(parameter.device, dtype if v.is_floating_point() else v.dtype) for v in inputs)
+
+
+def _owners(model: nn.Module, first: dict[int, str]) -> dict[str, str]:
+    owners: dict[str, str] = {}
+    for module_name, module in model.named_modules():
+        for tensor in [*module._parameters.values(), *module._buffers.values()]:
+            if tensor is not None:
+                owners.setdefault(first[id(tensor)], module_name)
+    return owners
+
+
+def _tensor_infos(model: nn.Module, first: dict[int, str]) -> tuple[TensorInfo, ...]:
+    parameters = {id(parameter) for parameter in model.parameters()}
+    infos = []
+    for name, tensor in all_tensors(model):
+        if first[id(tensor)] == name and tensor.is_floating_point():
+            is_parameter = id(tensor) in parameters
+            is_statistic = not is_parameter and name.rpartition(".")[2] in _STATISTICS
+            infos.append(
+                TensorInfo(name=name, shape=tuple(tensor.shape), is_parameter=is_parameter, is_statistic=is_statistic)
+            )
+    return tuple(infos)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+
+
+def _cause(error: BaseException) -> str:
+    """The error in one line, with the last line of the forward that is not torch's own."""
+    message = f"{type(error).__name__}: {_one_line(error)}."
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and f.name == "forward"]
+    if own:
+        message += f" It comes from line {own[-1].lineno} of {own[-1].filename}: {own[-1].line}"
+    if "data-dependent" in str(error) or "GuardOnDataDependent" in type(error).__name__:
+        message += " (the forward decides by the values of a tensor, which cannot be traced; make it unconditional)"
+    return message

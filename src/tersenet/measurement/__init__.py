@@ -1,0 +1,20 @@
+"""Measuring a network: accuracy or the user's own score, and the time of a forward pass."""
+
+from tersenet.measurement.accuracy import Accuracy, accuracy, accuracy_of
+from tersenet.measurement.latency import compare_latency, measure_latency
+from tersenet.measurement.metrics import measure_quality
+from tersenet.measurement.score import score
+from tersenet.measurement.task import Loss, Metric, Task
+
+__all__ = [
+    "Accuracy",
+    "Loss",
+    "Metric",
+    "Task",
+    "accuracy",
+    "accuracy_of",
+    "compare_latency",
+    "measure_latency",
+    "measure_quality",
+    "score",
+]

@@ -1,0 +1,192 @@
+"""What a recipe is: one method of one paper, its configuration, and how its parts are put together.
+
+A recipe is one file with one ``@register``; the shared path (trace, confirm, tune, pack, report) is in ``api``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from tersenet.core.metrics import Evaluation
+from tersenet.core.policy import Policy
+from tersenet.core.registry import Registry, unknown_name
+from tersenet.embed import group_features
+from tersenet.envs import Budget, ChannelSpace, DecoderName, LayerwiseEnv, channel_space
+from tersenet.envs.rewards import accuracy_reward
+from tersenet.errors import MissingExtraError, SearchError
+from tersenet.graph import ModelGraph
+from tersenet.search import Method
+
+
+class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
+    """What every search over channels needs, agents and controls alike."""
+
+    trials: Annotated[int, Field(ge=1)] = 200
+    """Policies that are evaluated."""
+
+    criterion: str = "l1"
+    """Which channels of a group go first."""
+
+    lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of a group's channels that always stays."""
+
+    round_to: Annotated[int, Field(ge=1)] = 8
+    """Channels of wide groups are removed in blocks of this many."""
+
+    round_from: Annotated[int, Field(ge=1)] = 64
+    """Groups with fewer channels than this are not rounded."""
+
+    prune_residual: bool = False
+    """Whether channels that a residual addition ties across layers may be cut as well."""
+
+    racing: bool = False
+    """Whether trials that can hardly come among the ten best stop early; their reward is the accuracy so far. Needs
+    search images in mixed order."""
+
+    storage: Literal["auto", "fp32", "fp16"] = "auto"
+    """How the file holds weights; auto: fp16 where the search-split quality moves by at most 0.1 points."""
+
+    finetune_epochs: Annotated[int, Field(ge=0)] = 20
+    """Epochs of fine-tuning of the winner."""
+
+    finetune_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    """Peak learning rate of the cosine schedule."""
+
+    finetune_batch_size: Annotated[int, Field(ge=1)] = 128
+    """Samples per step."""
+
+    distill_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
+    """Share of the loss that follows the original network; 0 switches distillation off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a search is given: the network as data, what may be cut, and what must be kept to."""
+
+    graph: ModelGraph
+    space: ChannelSpace
+    budget: Budget
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One method."""
+
+    name: str
+    summary: str
+    """One line."""
+
+    paper: str
+    """Source, or how it is meant."""
+
+    config_type: type[ChannelConfig]
+    build: Callable[[Problem, ChannelConfig], Method]
+
+    is_control: bool = False
+    """Whether it stands beside agents for comparison; ``--controls all`` runs these."""
+
+    is_rule: bool = False
+    """Whether its policy follows from the target alone, in one trial."""
+
+    follows: tuple[str, ...] = ()
+    """Own fields that it takes over, as a control, from a recipe that has them as well."""
+
+    extra: str = ""
+    """Extra that must be installed; empty: none."""
+
+    libraries: tuple[str, ...] = ()
+    """What that extra installs."""
+
+    def num_trials(self, config: ChannelConfig) -> int:
+        """Policies that a search evaluates."""
+        return 1 if self.is_rule else config.trials
+
+    def check_installed(self) -> None:
+        """Refuse at once what cannot run later.
+
+        Raises:
+            MissingExtraError: a library is not installed.
+        """
+        missing = [library for library in self.libraries if find_spec(library) is None]
+        if missing:
+            raise MissingExtraError(" and ".join(missing), self.extra)
+
+    def configure(self, options: dict[str, object]) -> ChannelConfig:
+        """Check ``options`` against the recipe's configuration.
+
+        Raises:
+            SearchError: an option is out of its range.
+            UnknownNameError: there is no such option; the message gives the nearest one.
+        """
+        try:
+            return self.config_type.model_validate(options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            known = sorted(self.config_type.model_fields)
+            if first["type"] == "extra_forbidden":
+                raise unknown_name(f"option of recipe {self.name!r}", field, known) from None
+            raise SearchError(
+                f"Option {field}={first['input']!r} of recipe {self.name!r}: {first['msg']}. "
+                f"Options: {', '.join(known)}."
+            ) from None
+
+
+registry: Registry[Recipe] = Registry("recipe")
+
+
+def register(recipe: Recipe) -> Recipe:
+    """Enter a recipe under its name."""
+    registry.add(recipe.name, recipe)
+    return recipe
+
+
+def make_space(graph: ModelGraph, config: ChannelConfig) -> ChannelSpace:
+    """The channel groups that ``config`` allows to be cut, with their bounds and blocks."""
+    return channel_space(
+        graph,
+        lower_bound=config.lower_bound,
+        round_to=config.round_to,
+        round_from=config.round_from,
+        prune_residual=config.prune_residual,
+    )
+
+
+def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -> LayerwiseEnv:
+    """The walk over the groups that may be cut, with AMC's state features."""
+    group_ids = [problem.graph.channel_groups[int(index)].group_id for index in problem.space.indices]
+    return LayerwiseEnv(
+        problem.space,
+        problem.budget,
+        group_features(problem.graph, group_ids),
+        group_ids=group_ids,
+        criterion=config.criterion,
+        decoder=decoder,
+    )
+
+
+def without_budget(problem: Problem) -> Problem:
+    """The same with nothing to be kept to, to measure single decisions."""
+    return replace(problem, budget=Budget(limits=()))
+
+
+def as_control(main: ChannelConfig, control: Recipe) -> ChannelConfig:
+    """The control's configuration: what every search has, and what it follows, as of the recipe it stands beside."""
+    shared = set(ChannelConfig.model_fields) | (set(control.follows) & set(type(main).model_fields))
+    return control.config_type.model_validate(main.model_dump(include=shared))
+
+
+def controls() -> list[str]:
+    """Names of the recipes that stand beside agents for comparison, sorted."""
+    return [name for name in registry.names() if registry.get(name).is_control]
+
+
+def quality_reward(evaluation: Evaluation, policy: Policy) -> float:
+    """AMC's reward under a hard budget: the measured quality alone, since every policy keeps to the budget."""
+    return accuracy_reward(evaluation.metrics.quality)

@@ -1,0 +1,7 @@
+"""Ask, tell, and the durable store of trials."""
+
+from tersenet.search.loop import quality, run_method
+from tersenet.search.searcher import PROBE, Method, Reward, Searcher, candidates
+from tersenet.search.study import Study, Trial
+
+__all__ = ["PROBE", "Method", "Reward", "Searcher", "Study", "Trial", "candidates", "quality", "run_method"]

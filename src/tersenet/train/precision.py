@@ -1,0 +1,83 @@
+"""Which number format and memory layout a network is trained in.
+
+A rule and not a race: the formats round differently, so a choice by timing would let a busy moment of the machine
+decide what a run ends with. bfloat16 is taken where the processor computes in it; channels_last on CUDA and for fp32,
+contiguous for bfloat16 on a CPU; whatever the network fails in is skipped.
+
+Measured on two AVX-512 cores with bfloat16, ResNet-20 at half its MACs, batches of 128: bfloat16 2,200 images/s
+contiguous and 1,700 channels_last, fp32 1,100 and 1,200. On one such core, uncut networks: channels_last shortened a
+step of the digits network, ResNet-20 and MobileNetV2 by 34, 31 and 32 % in fp32, and by 1, 7 and 24 % in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersenet.data.splits import Inputs
+from tersenet.errors import ModelError
+from tersenet.graph import duplicate
+from tersenet.measurement.placement import Batch, Placement, has_fast_bf16
+from tersenet.train.config import Switch, TrainConfig
+
+
+def choose_placement(
+    model: nn.Module, batch: Batch, loss: Callable[[Any, Any], Tensor], config: TrainConfig, placement: Placement
+) -> Placement:
+    """Settle ``auto``: the preferred way in which a step on a copy of the model works.
+
+    Args:
+        model: on the device, in train mode; not changed.
+        batch: one batch, as the source yields it.
+        loss: from outputs and targets to one number.
+        config: ``autocast`` and ``channels_last`` say what may be chosen.
+        placement: device and format of the model's own parameters.
+
+    Returns:
+        The placement to train with.
+
+    Raises:
+        ModelError: the model fails on the batch in every allowed way.
+    """
+    can_cast = placement.dtype == torch.float32
+    has_images = _has_images(batch[0])
+    candidates = [
+        replace(placement, autocast=autocast, channels_last=channels_last)
+        for autocast in _options(config.autocast if can_cast else "off", prefer=has_fast_bf16(placement.device))
+        for channels_last in _options(
+            config.channels_last if has_images else "off", prefer=placement.device.type == "cuda" or not autocast
+        )
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    return _first_that_works(model, batch, loss, candidates)
+
+
+def _options(switch: Switch, *, prefer: bool) -> list[bool]:
+    if switch != "auto":
+        return [switch == "on"]
+    return [prefer, not prefer]
+
+
+def _has_images(inputs: Inputs) -> bool:
+    return any(tensor.ndim == 4 for tensor in (inputs if isinstance(inputs, tuple) else (inputs,)))
+
+
+def _first_that_works(
+    model: nn.Module, batch: Batch, loss: Callable[[Any, Any], Tensor], candidates: list[Placement]
+) -> Placement:
+    failure: ModelError | RuntimeError | None = None
+    for candidate in candidates:
+        try:
+            outputs = candidate.forward(duplicate(model), candidate.put(batch[0]))
+            loss(outputs, candidate.put_targets(batch[1])).backward()  # type: ignore[no-untyped-call]
+        except (ModelError, RuntimeError) as error:  # what views activations fails in channels_last only
+            failure = failure or error
+            continue
+        return candidate
+    assert failure is not None
+    raise failure

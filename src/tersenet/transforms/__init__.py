@@ -1,0 +1,17 @@
+"""From a policy to a plan, and from a plan to a really smaller network."""
+
+from tersenet.transforms.channels import materialize
+from tersenet.transforms.check import check_cut, relative_difference, verify_groups
+from tersenet.transforms.plan import make_plan, member_views, plan_for
+from tersenet.transforms.simulate import simulate
+
+__all__ = [
+    "check_cut",
+    "make_plan",
+    "materialize",
+    "member_views",
+    "plan_for",
+    "relative_difference",
+    "simulate",
+    "verify_groups",
+]
