@@ -62,8 +62,34 @@ class Raw(BaseModel, frozen=True, extra="forbid"):
     """Width of one stored number."""
 
 
-Storage = Raw
-"""How one layer's weights are stored. Further forms join this union, told apart by ``form``."""
+class Clusters(BaseModel, frozen=True, extra="forbid"):
+    """One layer's weights as indices into a shared codebook."""
+
+    form: Literal["clusters"] = "clusters"
+    """Tag of this form in JSON."""
+
+    n_clusters: Annotated[int, Field(ge=2, le=65536)]
+    """Number of shared values, the papers' k; a fixed zero for pruned weights comes on top."""
+
+    codebook_bits: Literal[16, 32] = 16
+    """Bits of one shared value in the file."""
+
+    channels_per_codebook: Annotated[int, Field(ge=1)] | None = None
+    """Output channels that share one codebook, in blocks; None: the whole layer."""
+
+
+class Linear(BaseModel, frozen=True, extra="forbid"):
+    """One layer's weights as small integers times one scale per output channel, symmetric around zero."""
+
+    form: Literal["linear"] = "linear"
+    """Tag of this form in JSON."""
+
+    weight_bits: Annotated[int, Field(ge=1, le=8)]
+    """Width of the integers: from -(2^(b-1) - 1) to 2^(b-1) - 1; with 1 bit, -1 or 1."""
+
+
+Storage = Annotated[Raw | Clusters | Linear, Field(discriminator="form")]
+"""How one layer's weight is stored, told apart by ``form``; its other tensors are raw."""
 
 
 class Policy(BaseModel, frozen=True, extra="forbid"):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tersenet.core.files import write_whole
 from tersenet.core.plan import Plan
-from tersenet.core.policy import Policy
+from tersenet.core.policy import Policy, Raw
 from tersenet.errors import ArtifactError, PolicyError
 from tersenet.graph import unwrapped
 from tersenet.pack.codecs import codec
@@ -218,7 +218,8 @@ def _summary(entry: Entry, entries: tuple[Entry, ...], num_bytes: int) -> Tensor
 
 def _is_widened(entry: Entry, index: Index) -> bool:
     layer = owner(entry.name, index.policy.storage)
-    asked = index.dtype if layer is None else index.policy.storage[layer].dtype
+    form = None if layer is None else index.policy.storage[layer]
+    asked = form.dtype if isinstance(form, Raw) else index.dtype
     return asked == "fp16" and entry.params.get("dtype") in ("float32", "float64")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tersenet.core.policy import Policy
+from tersenet.core.policy import Policy, Raw
 from tersenet.core.registry import unknown_name
 from tersenet.errors import ModelError, PolicyError
 from tersenet.graph import duplicate, unwrapped
@@ -133,8 +133,9 @@ def _check_layers(model: nn.Module, policy: Policy) -> None:
 
 def _asked(name: str, policy: Policy, dtype: Dtype) -> Dtype:
     """Width the policy gives the tensor: that of the innermost module that it names."""
-    form = owner(name, policy.storage)
-    return policy.storage[form].dtype if form is not None else dtype
+    layer = owner(name, policy.storage)
+    form = None if layer is None else policy.storage[layer]
+    return form.dtype if isinstance(form, Raw) else dtype
 
 
 def owner(name: str, layers: Mapping[str, object]) -> str | None:

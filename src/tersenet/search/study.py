@@ -83,12 +83,12 @@ class Study:
                 f"The study {path} cannot be opened: {error}. Check that its folder can be written."
             ) from None
         try:
+            self._file = _file_id(path)
             with self._errors():
                 self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
                 self._db.execute("BEGIN EXCLUSIVE")
                 self._db.execute("COMMIT")
                 self._db.executescript(_SCHEMA)
-            self._file = _file_id(path)
             self._check_identity(dict(identity))
         except BaseException:
             self._db.close()
@@ -115,6 +115,7 @@ class Study:
                 raise StudyError(
                     f"The study {self.path} is in use by another process. Wait for it, or choose another --out."
                 ) from None
+            self.check_in_place()  # SQLite's own words for a file that went away meanwhile speak of permissions
             raise StudyError(
                 f"The study {self.path} cannot be written: {error}. What was told before is intact; free some space or "
                 "check the folder, then run the same command again."
