@@ -160,6 +160,7 @@ def make_evaluator(prepared: Prepared, data: Data, *, seed: int, options: Compre
         task=options.task,
         seed=seed,
         device=options.device,
+        repair=prepared.config.repair,
     )
 
 

@@ -20,9 +20,11 @@ from tersenet.core.summary import EpochPoint
 from tersenet.core.target import Target
 from tersenet.data import Data
 from tersenet.envs import reachable
+from tersenet.evaluators import Repair, make_repair
 from tersenet.measurement import measure_quality
+from tersenet.measurement.placement import kept_modes, placement_of
 from tersenet.recipes import Problem, make_env
-from tersenet.train import TrainConfig, fit, recalibrate
+from tersenet.train import TrainConfig, fit
 from tersenet.transforms import make_plan, materialize
 
 Dtype = Literal["fp32", "fp16"]
@@ -39,7 +41,7 @@ SMALLEST_STEP = 0.02
 HALF_PRECISION_TOLERANCE = 0.1
 """Points of search-split quality that storing as fp16 may cost before fp32 is taken instead."""
 
-RECALIBRATION_SAMPLES = 2048
+REPAIR_SAMPLES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +201,26 @@ def _bounds_text(prepared: Prepared) -> str:
     )
 
 
-def _build(job: TuningJob, prepared: Prepared, policy: Policy) -> tuple[Plan, nn.Module]:
-    plan = make_plan(prepared.model, prepared.graph, policy, seed=job.seed)
-    small = materialize(prepared.model, plan)
-    batches = job.data.train.source.batches(prepared.config.finetune_batch_size, first=RECALIBRATION_SAMPLES)
-    recalibrate(small, (inputs for inputs, _ in batches))
-    return plan, small
+def _repair(job: TuningJob) -> Repair:
+    """What trials were repaired by, learned from more samples."""
+    prepared = job.prepared
+    placement = placement_of(prepared.model)
+    batches = job.data.train.source.batches(prepared.config.finetune_batch_size, first=REPAIR_SAMPLES)
+    inputs = [placement.put(inputs) for inputs, _ in batches]
+    with kept_modes(prepared.model):
+        prepared.model.eval()
+        return make_repair(
+            prepared.config.repair, prepared.model, prepared.graph, calibration=inputs, lessons=inputs, seed=job.seed
+        )
 
 
 def _fit_bytes(job: TuningJob, prepared: Prepared, policy: Policy) -> tuple[Policy, Plan, nn.Module]:
     """Take away channels until the file, index included, is within the bound on bytes."""
+    repair = _repair(job)
     while True:
-        plan, small = _build(job, prepared, policy)
+        plan = make_plan(prepared.model, prepared.graph, policy, seed=job.seed)
+        small = materialize(prepared.model, plan)
+        repair(small, plan, placement_of(small))
         if job.size_bound == float("inf"):
             return policy, plan, small
         dtype = _aimed_dtype(job)

@@ -1,8 +1,9 @@
-"""Measures a policy on a network cut afresh for every trial; nothing is trained and nothing is remembered.
+"""Measures a policy on a network cut afresh for every trial; nothing is remembered from one to the next.
 
-A trial costs a copy of the smaller network, a pass over some training inputs for its batch-norm statistics, and a pass
-over the first part of the search split, all kept in memory. Where the processor computes in bfloat16 and the original
-network keeps its accuracy with it, trials use it; the confirmation on the rest of the search split is fp32.
+A trial costs a copy of the smaller network, its repair (a pass over some training inputs for its batch-norm statistics,
+unless another one is asked for), and a pass over the first part of the search split, all kept in memory. Where the
+processor computes in bfloat16 and the original network keeps its accuracy with it, trials use it; the confirmation on
+the rest of the search split is fp32.
 
 What a trial consists of, and what was tried to make it cheaper, stands with its numbers in ``docs/design.md``.
 """
@@ -24,6 +25,7 @@ from tersenet.core.policy import Policy
 from tersenet.data.splits import Inputs, SearchSplit, Source, TrainSplit
 from tersenet.errors import DataError, SearchError
 from tersenet.evaluators.racing import raced_accuracy
+from tersenet.evaluators.repair import LESSON_SAMPLES, RepairName, make_repair
 from tersenet.graph import ModelGraph, duplicate
 from tersenet.measurement.accuracy import Accuracy, accuracy_over, settle_layout
 from tersenet.measurement.metrics import metrics_of
@@ -38,7 +40,7 @@ from tersenet.measurement.placement import (
 )
 from tersenet.measurement.score import score_over
 from tersenet.measurement.task import Task
-from tersenet.train.recalibrate import batch_norms, recalibrate
+from tersenet.train.recalibrate import batch_norms
 from tersenet.transforms import make_plan, materialize
 
 BF16_TOLERANCE = 0.2
@@ -67,6 +69,7 @@ class FreshEvaluator:
         task: Task = Task(),  # noqa: B008 (frozen)
         device: str = "cpu",
         dtype: TrialFormat = "auto",
+        repair: RepairName = "recalibrate",
         num_recalibration_samples: int = 500,
         batch_size: int | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class FreshEvaluator:
             device: where trials run.
             dtype: ``auto`` is bfloat16 where the processor computes in it and the original network's top-1 stays within
                 0.2 points, else fp32; with the user's own metric, whose unit is not known, it is fp32.
+            repair: what is done to a cut network before it is measured, see ``repair.py``.
             num_recalibration_samples: training inputs per trial; whole batches are used.
             batch_size: inputs per forward pass (a user's own batches keep their size); None: 100 on the CPU, whose
                 caches then hold the activations of small networks, else 250.
@@ -107,7 +111,18 @@ class FreshEvaluator:
             with torch.no_grad():
                 self._fp32 = settle_layout(self._model, search.source, plain)
         self._trial_batches = hold(self._batches(first=num_trial_samples), limit_bytes=_LIMIT_BYTES)
-        self._calibration = self._read_calibration(train.source, num_recalibration_samples)
+        self._repair_name = repair
+        has_statistics = bool(batch_norms(self._model))
+        self._calibration = self._read_inputs(train.source, num_recalibration_samples) if has_statistics else []
+        has_lessons = repair in ("reconstruct", "distill")
+        self._repair = make_repair(
+            repair,
+            self._model,
+            graph,
+            calibration=self._calibration,
+            lessons=self._read_inputs(train.source, LESSON_SAMPLES) if has_lessons else [],
+            seed=seed,
+        )
         self._trial = replace(self._fp32, autocast=self._uses_bf16(dtype))
 
     @property
@@ -124,6 +139,7 @@ class FreshEvaluator:
             "torch": torch.__version__,
             "trial_samples": str(self._num_trial_samples),
             "recalibration_samples": str(sum(num_in(inputs) for inputs in self._calibration)),
+            "repair": self._repair_name,
             "metric": self._task.quality_name,
             "seed": str(self._seed),
         }
@@ -185,8 +201,7 @@ class FreshEvaluator:
     def _built(self, plan: Plan, placement: Placement) -> nn.Module:
         small = materialize(self._model, plan).eval()
         if plan.cuts:  # a network that was not cut is measured as it came
-            with placement.precision():
-                recalibrate(small, (_copied(inputs) for inputs in self._calibration))
+            self._repair(small, plan, placement)
         return small
 
     def _metrics(
@@ -236,10 +251,8 @@ class FreshEvaluator:
     def _batches(self, *, skip: int = 0, first: int | None = None) -> PlacedBatches:
         return PlacedBatches(self._search, self._fp32, batch_size=self._batch_size, skip=skip, first=first)
 
-    def _read_calibration(self, source: Source, num_samples: int) -> list[Inputs]:
+    def _read_inputs(self, source: Source, num_samples: int) -> list[Inputs]:
         """Batches of one size; a shorter last one would count too much in the average."""
-        if not batch_norms(self._model):
-            return []
         placement = self._fp32
         size = min(self._batch_size, num_samples)
         devices = [placement.device] if placement.device.type == "cuda" else []
@@ -251,7 +264,7 @@ class FreshEvaluator:
                 if sum(num_in(batch) for batch in found) + size > num_samples:
                     break
         if not found:
-            raise DataError("The training split has no inputs to measure batch-norm statistics on. Give at least one.")
+            raise DataError("The training split has no inputs to prepare trials with. Give at least one.")
         largest = max(num_in(inputs) for inputs in found)
         return [inputs for inputs in found if num_in(inputs) == largest]
 
@@ -278,10 +291,6 @@ def _check_sizes(source: Source, num_trial_samples: int) -> None:
             f"num_trial_samples={num_trial_samples} must lie between 1 and {source.num_samples - 1}, since the search "
             f"split has {source.num_samples} samples and some must be left to confirm the best trials."
         )
-
-
-def _copied(inputs: Inputs) -> Inputs:
-    return tuple(tensor.clone() for tensor in inputs) if isinstance(inputs, tuple) else inputs.clone()
 
 
 def _processor(device: torch.device) -> str:

@@ -98,6 +98,11 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def copied(inputs: Inputs) -> Inputs:
+    """A copy, for a network that may write into its inputs."""
+    return tuple(tensor.clone() for tensor in inputs) if isinstance(inputs, tuple) else inputs.clone()
+
+
 def num_in(inputs: Inputs) -> int:
     """Samples in one batch of inputs."""
     return int((inputs[0] if isinstance(inputs, tuple) else inputs).shape[0])
@@ -200,8 +205,7 @@ class HeldBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for inputs, targets in self._batches:
-            copied = tuple(t.clone() for t in inputs) if isinstance(inputs, tuple) else inputs.clone()
-            yield copied, targets
+            yield copied(inputs), targets
 
 
 def hold(batches: Iterable[Batch], *, limit_bytes: int) -> Iterable[Batch]:

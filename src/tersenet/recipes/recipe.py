@@ -19,6 +19,7 @@ from tersenet.embed import group_features
 from tersenet.envs import Budget, ChannelSpace, DecoderName, LayerwiseEnv, channel_space
 from tersenet.envs.rewards import accuracy_reward
 from tersenet.errors import MissingExtraError, SearchError
+from tersenet.evaluators import RepairName
 from tersenet.graph import ModelGraph
 from tersenet.search import Method
 
@@ -47,6 +48,10 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     racing: bool = False
     """Whether trials that can hardly come among the ten best stop early; their reward is the accuracy so far. Needs
     search images in mixed order."""
+
+    repair: RepairName = "recalibrate"
+    """What is done to a cut network before it is measured, and before it is fine-tuned: ``none``, ``recalibrate``
+    (batch-norm statistics), ``reconstruct`` (least squares, then that) or ``distill`` (a few steps, then that)."""
 
     storage: Literal["auto", "fp32", "fp16"] = "auto"
     """How the file holds weights; auto: fp16 where the search-split quality moves by at most 0.1 points."""
