@@ -33,7 +33,7 @@ from tersenet import data, models
 from tersenet.agents import CEM, DDPG, CEMConfig, DDPGConfig, PlanAgent, PlanConfig, RandomAgent
 from tersenet.core.protocols import Agent, FloatArray, Proposer
 from tersenet.embed import group_features
-from tersenet.envs import Budget, ChannelSpace, DecoderName, LayerwiseEnv, Limit
+from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, LayerwiseEnv, Limit
 from tersenet.evaluators import FreshEvaluator
 from tersenet.graph import cost_table, trace
 from tersenet.recipes import ChannelConfig, make_space
@@ -74,7 +74,13 @@ class Problem:
         """A fresh environment."""
         space, budget, features = self._parts
         ids = [str(index) for index in range(space.num_decisions)]
-        return LayerwiseEnv(space, budget, features, group_ids=ids, criterion="l1", decoder=decoder)
+        return LayerwiseEnv(
+            space,
+            budget,
+            features,
+            decisions=ChannelDecisions(ids, space.num_channels, criterion="l1"),
+            decoder=decoder,
+        )
 
     def measure(self, ratios: FloatArray) -> float:
         """Reward of executed ratios, shape (num_decisions,)."""
@@ -142,7 +148,13 @@ class RealNetwork(Problem):
     def measure(self, ratios: FloatArray) -> float:
         """Accuracy as a share."""
         space, budget, features = self._real
-        env = LayerwiseEnv(space, budget, features, group_ids=self._ids, criterion="l1", decoder="level")
+        env = LayerwiseEnv(
+            space,
+            budget,
+            features,
+            decisions=ChannelDecisions(self._ids, space.num_channels, criterion="l1"),
+            decoder="level",
+        )
         policy = env.decode(ratios[:, None])
         return self._evaluator.evaluate(policy).metrics.quality / 100.0
 

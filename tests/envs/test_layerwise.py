@@ -7,7 +7,7 @@ import pytest
 
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
-from tersenet.envs import Budget, DecisionPoint, DecoderName, LayerwiseEnv
+from tersenet.envs import Budget, ChannelDecisions, DecisionPoint, DecoderName, LayerwiseEnv
 from tersenet.errors import PolicyError, SearchError, TargetError
 from tersenet.testing.contracts import check_env
 from tersenet.testing.toy_budget import BilinearCost, chain_cost, toy_budget, toy_space
@@ -22,8 +22,7 @@ def _env(decoder: DecoderName, *, max_ratio: float = 0.5) -> LayerwiseEnv:
         space,
         toy_budget(space, table, max_ratio),
         features,
-        group_ids=["a", "b", "c"],
-        criterion="l2",
+        decisions=ChannelDecisions(["a", "b", "c"], space.num_channels, criterion="l2"),
         decoder=decoder,
     )
 
@@ -45,7 +44,13 @@ def test_coupled_costs_keep_the_contract(decoder: DecoderName) -> None:
     budget = toy_budget(space, chain_cost(channels), 0.4)
     for seed in range(5):
         check_env(
-            LayerwiseEnv(space, budget, np.zeros((5, 3)), group_ids=list("abcde"), criterion="l1", decoder=decoder),
+            LayerwiseEnv(
+                space,
+                budget,
+                np.zeros((5, 3)),
+                decisions=ChannelDecisions(list("abcde"), space.num_channels, criterion="l1"),
+                decoder=decoder,
+            ),
             seed=seed,
         )
 
@@ -144,7 +149,11 @@ def test_a_budget_out_of_reach_is_refused_when_the_environment_is_made() -> None
 def test_without_bounds_there_is_nothing_about_costs_to_observe() -> None:
     space = toy_space([10, 10])
     env = LayerwiseEnv(
-        space, Budget(limits=()), np.zeros((2, 1)), group_ids=["a", "b"], criterion="l1", decoder="level"
+        space,
+        Budget(limits=()),
+        np.zeros((2, 1)),
+        decisions=ChannelDecisions(["a", "b"], space.num_channels, criterion="l1"),
+        decoder="level",
     )
     check_env(env)
     assert env.observation_space.size == 2
@@ -154,7 +163,13 @@ def test_without_bounds_there_is_nothing_about_costs_to_observe() -> None:
 def test_features_must_have_one_row_per_decision() -> None:
     space = toy_space([10, 10])
     with pytest.raises(ValueError, match="features"):
-        LayerwiseEnv(space, Budget(limits=()), np.zeros((3, 1)), group_ids=["a", "b"], criterion="l1", decoder="level")
+        LayerwiseEnv(
+            space,
+            Budget(limits=()),
+            np.zeros((3, 1)),
+            decisions=ChannelDecisions(["a", "b"], space.num_channels, criterion="l1"),
+            decoder="level",
+        )
 
 
 @pytest.mark.parametrize("decoder", ["wall", "level"])
@@ -180,7 +195,11 @@ def test_prices_are_the_slopes_of_the_cost_and_of_the_tighter_bound() -> None:
     plain = BilinearCost(0.0, np.array([1.0, 1.0, 0.0]), np.zeros((3, 3)))
     limits = toy_budget(space, table, 0.5).limits + toy_budget(space, plain, 0.9).limits
     both = LayerwiseEnv(
-        space, Budget(limits=limits), np.zeros((2, 1)), group_ids=["a", "b"], criterion="l1", decoder="level"
+        space,
+        Budget(limits=limits),
+        np.zeros((2, 1)),
+        decisions=ChannelDecisions(["a", "b"], space.num_channels, criterion="l1"),
+        decoder="level",
     )
     # 2 and 4 of 4 and 8 channels: the chain (27 a + 9 ab + 90 b + 100) is nearer to its bound; one channel of a costs
     # 27 + 9 * 4, one of b 9 * 2 + 90; the whole is 27 * 4 + 9 * 4 * 8 + 90 * 8 + 100
@@ -190,7 +209,12 @@ def test_prices_are_the_slopes_of_the_cost_and_of_the_tighter_bound() -> None:
 
 
 def test_without_bounds_nothing_has_a_price() -> None:
+    space = toy_space([4, 4])
     env = LayerwiseEnv(
-        toy_space([4, 4]), Budget(limits=()), np.zeros((2, 1)), group_ids=["a", "b"], criterion="l1", decoder="level"
+        space,
+        Budget(limits=()),
+        np.zeros((2, 1)),
+        decisions=ChannelDecisions(["a", "b"], space.num_channels, criterion="l1"),
+        decoder="level",
     )
     assert env.prices(np.array([[0.5], [1.0]])).tolist() == [[0.0], [0.0]]

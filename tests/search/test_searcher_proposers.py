@@ -13,7 +13,7 @@ from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
 from tersenet.core.protocols import FloatArray, Proposer
-from tersenet.envs import Budget, LayerwiseEnv, allot, level
+from tersenet.envs import Budget, ChannelDecisions, LayerwiseEnv, allot, level
 from tersenet.search import Method, Searcher, Study, candidates, run_method
 from tersenet.testing.toy_budget import BilinearCost, ToySearch, toy_budget, toy_space
 
@@ -71,7 +71,13 @@ def a_method(name: str, toy: ToySearch, *, num_trials: int, seed: int = 0) -> Me
         execute=execute,
     )
     names = [f"layer{i}" for i in range(size)]
-    free = LayerwiseEnv(space, Budget(limits=()), np.zeros((size, 1)), group_ids=names, criterion="l1", decoder="level")
+    free = LayerwiseEnv(
+        space,
+        Budget(limits=()),
+        np.zeros((size, 1)),
+        decisions=ChannelDecisions(names, space.num_channels, criterion="l1"),
+        decoder="level",
+    )
     return built(greedy, num_probes=greedy.num_probes, probe_env=free)
 
 

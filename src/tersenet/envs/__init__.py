@@ -2,18 +2,26 @@
 
 from tersenet.envs import rewards
 from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
-from tersenet.envs.decoding import DecoderName, fill, level, nearest, wall, wall_step
-from tersenet.envs.layerwise import DecisionPoint, LayerwiseEnv
+from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions
+from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
+from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.sensitivity import allot
-from tersenet.envs.space import ChannelSpace, channel_space
+from tersenet.envs.space import ChannelSpace, Space, channel_space, shares_of
+from tersenet.envs.storage_space import LookupCost, StorageSpace
 
 __all__ = [
     "Budget",
+    "ChannelDecisions",
     "ChannelSpace",
     "DecisionPoint",
+    "Decisions",
     "DecoderName",
     "LayerwiseEnv",
     "Limit",
+    "LookupCost",
+    "Space",
+    "StorageDecisions",
+    "StorageSpace",
     "allot",
     "channel_space",
     "fill",
@@ -22,6 +30,8 @@ __all__ = [
     "reachable",
     "refuse_unreachable",
     "rewards",
+    "shares_of",
+    "sweep",
     "wall",
     "wall_step",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tersenet.core.protocols import CostTable, IntArray
 from tersenet.core.target import CostKind
-from tersenet.envs.space import ChannelSpace
+from tersenet.envs.space import Space
 from tersenet.errors import TargetError
 
 _BOUND_NAMES: dict[CostKind, str] = {
@@ -24,7 +24,7 @@ class Limit:
     """Which cost."""
 
     table: CostTable
-    """Cost as a function of the channels that all groups keep; must not fall when a group keeps more."""
+    """Cost as a function of all counts (``Space.whole``); should not fall when a count grows."""
 
     maximum: float
     """Largest cost allowed, absolute."""
@@ -46,7 +46,7 @@ class Budget:
         """Whether no bound is exceeded.
 
         Args:
-            num_kept: channels kept per group of the graph, shape (num_groups,).
+            num_kept: counts as ``Space.whole`` gives them; for channels those kept per group, shape (num_groups,).
         """
         return all(limit.table.cost(num_kept) <= limit.maximum for limit in self.limits)
 
@@ -55,13 +55,13 @@ class Budget:
         return {limit.kind: limit.table.cost(num_kept) / limit.original for limit in self.limits}
 
 
-def reachable(space: ChannelSpace, table: CostTable) -> float:
-    """The smallest cost that cutting channels can reach, absolute, in the units of the table."""
+def reachable(space: Space, table: CostTable) -> float:
+    """The smallest cost that any choice can reach, absolute, in the units of the table."""
     return table.cost(space.whole(space.min_kept))
 
 
-def refuse_unreachable(space: ChannelSpace, budget: Budget) -> None:
-    """Refuse a budget that no choice of channels can keep.
+def refuse_unreachable(space: Space, budget: Budget) -> None:
+    """Refuse a budget that no choice can keep.
 
     Raises:
         TargetError: a bound is below what can be reached; the message says how far the cost can be brought down.
@@ -71,10 +71,8 @@ def refuse_unreachable(space: ChannelSpace, budget: Budget) -> None:
         if smallest > limit.maximum:
             raise TargetError(
                 f"Target: {limit.asked or _as_ratio(limit)} ({limit.maximum:,.0f} of {limit.original:,.0f}) cannot be "
-                f"reached: cutting channels alone gets {limit.kind} down to "
-                f"{100.0 * smallest / limit.original:.1f} % ({smallest:,.0f}) while every group keeps at least "
-                f"{100.0 * space.lower_bound:g} % of its channels. Raise the bound, lower lower_bound, or let groups "
-                "that residual sums tie together be cut as well (prune_residual)."
+                f"reached: {space.means} gets {limit.kind} down to {100.0 * smallest / limit.original:.1f} % "
+                f"({smallest:,.0f}) while {space.advice}"
             )
 
 

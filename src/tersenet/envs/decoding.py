@@ -2,14 +2,16 @@
 
 Exactly means: never above, and no group could keep one block more without going above. ``wall`` clips one decision
 after the other, as AMC does; ``level`` shifts all ratios by one common amount, up or down, which treats early and
-late layers alike. Both end with ``fill``, which hands out what is left.
+late layers alike; ``sweep`` takes the ratios as they are and lowers one decision after the other, from the last to the
+first, until everything fits, as HAQ does. All end with ``fill``, which hands out what is left.
 
 All of it rests on one order: the *need* of a block is how far its middle lies below the ratio its group asked for.
 Handing out blocks by falling need is the same as raising a common level, and since costs do not fall when a group
 keeps more, the last block that fits is found by bisection. Costs that do fall somewhere are still never exceeded.
 
-Source: He et al. 2018 (AMC), arXiv:1802.03494, algorithm 1, for ``wall``.
-Differs: coupled costs instead of a sum over layers; the slack is filled; ``level`` is not in the paper.
+Source: He et al. 2018 (AMC), arXiv:1802.03494, algorithm 1, for ``wall``; Wang et al. 2019 (HAQ), arXiv:1811.08886,
+section 3.3, for ``sweep``.
+Differs: coupled costs instead of a sum over layers; the slack is filled; ``level`` is in neither paper.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ import numpy as np
 
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.envs.budget import Budget, refuse_unreachable
-from tersenet.envs.space import ChannelSpace
+from tersenet.envs.space import Space
 
-DecoderName = Literal["wall", "level"]
-Decoder = Callable[[ChannelSpace, Budget, FloatArray], IntArray]
+DecoderName = Literal["wall", "level", "sweep"]
+Decoder = Callable[[Space, Budget, FloatArray], IntArray]
 
 
-def nearest(space: ChannelSpace, ratios: FloatArray) -> IntArray:
+def nearest(space: Space, ratios: FloatArray) -> IntArray:
     """Counts nearest to preserve ratios, whatever they cost; (num_decisions,) -> (num_decisions,)."""
     return np.array([space.nearest(decision, ratio) for decision, ratio in enumerate(ratios)], dtype=np.int64)
 
 
-def wall_step(space: ChannelSpace, budget: Budget, num_kept: IntArray, decision: int, ratio: float) -> int:
+def wall_step(space: Space, budget: Budget, num_kept: IntArray, decision: int, ratio: float) -> int:
     """Clip one decision so that all later ones still fit at their minimum.
 
     Args:
@@ -58,7 +60,7 @@ def wall_step(space: ChannelSpace, budget: Budget, num_kept: IntArray, decision:
     return int(choices[_last_that_fits(fits, 0, wanted)])
 
 
-def wall(space: ChannelSpace, budget: Budget, ratios: FloatArray) -> IntArray:
+def wall(space: Space, budget: Budget, ratios: FloatArray) -> IntArray:
     """Clip decisions one after the other, then fill; arguments, result and errors as of ``level``."""
     refuse_unreachable(space, budget)
     num_kept = space.min_kept.copy()
@@ -67,7 +69,7 @@ def wall(space: ChannelSpace, budget: Budget, ratios: FloatArray) -> IntArray:
     return fill(space, budget, num_kept, ratios)
 
 
-def level(space: ChannelSpace, budget: Budget, ratios: FloatArray) -> IntArray:
+def level(space: Space, budget: Budget, ratios: FloatArray) -> IntArray:
     """Shift all preserve ratios by one common amount until the budget is used up.
 
     Args:
@@ -87,7 +89,22 @@ def level(space: ChannelSpace, budget: Budget, ratios: FloatArray) -> IntArray:
     return fill(space, budget, space.min_kept, ratios)
 
 
-def fill(space: ChannelSpace, budget: Budget, num_kept: IntArray, ratios: FloatArray) -> IntArray:
+def sweep(space: Space, budget: Budget, ratios: FloatArray) -> IntArray:
+    """Lower decisions by one step each, last to first, again and again until the budget is kept, then fill; arguments,
+    result and errors as of ``level``."""
+    refuse_unreachable(space, budget)
+    choices = [space.counts(decision) for decision in range(space.num_decisions)]
+    counts = nearest(space, ratios)
+    while not budget.fits(space.whole(counts)):
+        for decision in reversed(range(space.num_decisions)):
+            below = int(np.searchsorted(choices[decision], counts[decision])) - 1
+            counts[decision] = choices[decision][max(below, 0)]
+            if budget.fits(space.whole(counts)):
+                break
+    return fill(space, budget, counts, ratios)
+
+
+def fill(space: Space, budget: Budget, num_kept: IntArray, ratios: FloatArray) -> IntArray:
     """Raise counts block by block, each time where the need is largest and a block still fits, until none does.
 
     Args:
@@ -107,11 +124,11 @@ def fill(space: ChannelSpace, budget: Budget, num_kept: IntArray, ratios: FloatA
     return counts
 
 
-DECODERS: dict[DecoderName, Decoder] = {"wall": wall, "level": level}
+DECODERS: dict[DecoderName, Decoder] = {"wall": wall, "level": level, "sweep": sweep}
 """Decoders of whole vectors of ratios, by name."""
 
 
-def _raise_in_order(space: ChannelSpace, budget: Budget, num_kept: IntArray, ratios: FloatArray) -> IntArray:
+def _raise_in_order(space: Space, budget: Budget, num_kept: IntArray, ratios: FloatArray) -> IntArray:
     decisions, levels = _blocks_by_need(space, num_kept, ratios)
     counts = num_kept.copy()
     start = 0
@@ -127,13 +144,14 @@ def _raise_in_order(space: ChannelSpace, budget: Budget, num_kept: IntArray, rat
     return counts
 
 
-def _blocks_by_need(space: ChannelSpace, num_kept: IntArray, ratios: FloatArray) -> tuple[IntArray, IntArray]:
+def _blocks_by_need(space: Space, num_kept: IntArray, ratios: FloatArray) -> tuple[IntArray, IntArray]:
     """All blocks that could be added, neediest first: decision of each block and the count it leads to."""
     decisions, levels, needs = [], [], []
     for decision in range(space.num_decisions):
         choices = space.counts(decision)
         choices = choices[np.searchsorted(choices, num_kept[decision]) :]
-        middles = (choices[:-1] + choices[1:]) / (2.0 * space.num_channels[decision])
+        shares = space.shares(decision, choices)
+        middles = (shares[:-1] + shares[1:]) / 2.0
         decisions.append(np.full(len(middles), decision, dtype=np.int64))
         levels.append(choices[1:])
         needs.append(ratios[decision] - middles)
@@ -148,9 +166,7 @@ def _with_blocks(num_kept: IntArray, decisions: IntArray, levels: IntArray) -> I
     return counts
 
 
-def _fitting_prefix(
-    space: ChannelSpace, budget: Budget, num_kept: IntArray, decisions: IntArray, levels: IntArray
-) -> int:
+def _fitting_prefix(space: Space, budget: Budget, num_kept: IntArray, decisions: IntArray, levels: IntArray) -> int:
     """How many of the blocks, in their order, fit; doubling first, since mostly few or none do."""
 
     def fits(prefix: int) -> bool:
@@ -174,7 +190,7 @@ def _last_that_fits(fits: Callable[[int], bool], good: int, bad: int) -> int:
     return good
 
 
-def _can_be_raised(space: ChannelSpace, budget: Budget, num_kept: IntArray) -> bool:
+def _can_be_raised(space: Space, budget: Budget, num_kept: IntArray) -> bool:
     for decision in range(space.num_decisions):
         raised = num_kept.copy()
         raised[decision] = space.above(decision, int(num_kept[decision]))

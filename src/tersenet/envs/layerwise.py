@@ -1,8 +1,9 @@
-"""A walk over the channel groups of a network: one preserve ratio per group, decoded to an exact budget.
+"""A walk over the decisions of a network: one share per decision, decoded to an exact budget.
 
-The observation of a decision is its static features, then per bound of the budget the share of the cost that earlier
-decisions saved and the share that this and later ones still can save, then the last preserve ratio that was executed
-(1 before the first decision). All of it lies in [0, 1].
+A share says how much is kept: for channel groups the preserve ratio, for a layer's clusters or bits where they lie
+between fewest and most (``space.py``, ``storage_space.py``). The observation of a decision is its static features, then
+per bound of the budget the share of the cost that earlier decisions saved and the share that this and later ones still
+can save, then the last share that was executed (1 before the first decision). All of it lies in [0, 1].
 
 What the budget leaves of a proposal is known for certain only at the end of a walk. ``transitions`` therefore walks
 again with the executed ratios, so that an agent learns from what happened and not from what it asked for.
@@ -14,29 +15,17 @@ released code orders them by kind of layer and its replay holds the proposed act
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from tersenet.core.policy import ChannelDecision, Policy, ratio_for
+from tersenet.core.policy import Policy
 from tersenet.core.protocols import Box, FloatArray, IntArray, Transition
 from tersenet.envs.budget import Budget, refuse_unreachable
-from tersenet.envs.decoding import DECODERS, DecoderName, wall_step
-from tersenet.envs.space import ChannelSpace
-from tersenet.errors import PolicyError, SearchError
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecisionPoint:
-    """One decision of a walk."""
-
-    kind: Literal["channels"]
-    """What is decided."""
-
-    unit: str
-    """For channels: the group's id."""
+from tersenet.envs.decisions import Decisions
+from tersenet.envs.decoding import DECODERS, DecoderName, nearest, wall_step
+from tersenet.envs.space import Space, shares_of
+from tersenet.errors import SearchError
 
 
 @dataclass(frozen=True)
@@ -49,16 +38,15 @@ class _Episode:
 
 
 class LayerwiseEnv:
-    """Walks over decided channel groups in the network's order; implements ``core.protocols.Env``."""
+    """Walks over decisions in the network's order; implements ``core.protocols.Env``."""
 
     def __init__(
         self,
-        space: ChannelSpace,
+        space: Space,
         budget: Budget,
         features: FloatArray,
         *,
-        group_ids: Sequence[str],
-        criterion: str,
+        decisions: Decisions,
         decoder: DecoderName,
     ) -> None:
         """Set the walk up.
@@ -66,26 +54,25 @@ class LayerwiseEnv:
         Args:
             space: the counts to choose from.
             budget: bounds that every decoded policy keeps exactly.
-            features: static features of the decided groups in [0, 1], shape (num_decisions, F).
-            group_ids: ids of the decided groups, in the order of ``space``.
-            criterion: name of the criterion that decided channels are removed by.
-            decoder: ``wall`` or ``level``, see ``envs/decoding.py``.
+            features: static features of the decisions in [0, 1], shape (num_decisions, F).
+            decisions: what the counts of ``space`` mean, in its order.
+            decoder: ``wall``, ``level`` or ``sweep``, see ``envs/decoding.py``.
 
         Raises:
             TargetError: the budget cannot be reached.
             ValueError: the arguments' lengths do not fit together.
         """
-        if len(features) != space.num_decisions or len(group_ids) != space.num_decisions:
+        if len(features) != space.num_decisions or len(decisions.points) != space.num_decisions:
             raise ValueError(
-                f"features ({len(features)}) and group_ids ({len(group_ids)}) must have one entry per decided group "
-                f"({space.num_decisions})"
+                f"features ({len(features)}) and decisions ({len(decisions.points)}) must have one entry per decision "
+                f"of the space ({space.num_decisions})"
             )
         refuse_unreachable(space, budget)
-        self.points = tuple(DecisionPoint(kind="channels", unit=group_id) for group_id in group_ids)
+        self.points = decisions.points
         self._space = space
         self._budget = budget
         self._features = features
-        self._criterion = criterion
+        self._decisions = decisions
         self._decoder = decoder
         self._walked: list[float] | None = None
         self._num_kept = space.max_kept.copy()
@@ -99,12 +86,12 @@ class LayerwiseEnv:
 
     @property
     def action_space(self) -> Box:
-        """One preserve ratio, from the lower bound to 1."""
+        """One share, from the lower bound to 1."""
         return Box(low=np.array([self._space.lower_bound]), high=np.array([1.0]))
 
     @property
     def num_decisions(self) -> int:
-        """Decided groups."""
+        """Decisions of one walk."""
         return self._space.num_decisions
 
     @property
@@ -123,11 +110,10 @@ class LayerwiseEnv:
         """
         ratios = self._checked(proposals, self.num_decisions)
         counts = DECODERS[self._decoder](self._space, self._budget, ratios)
-        shares: FloatArray = (counts / self._space.num_channels)[:, None]
-        return shares
+        return shares_of(self._space, counts)[:, None]
 
     def prices(self, executed: FloatArray) -> FloatArray:
-        """What a group's preserve ratio costs near a policy, under the bound that leaves it the least room.
+        """What a decision's share costs near a policy, under the bound that leaves it the least room.
 
         Args:
             executed: executed preserve ratios, shape (num_decisions, 1).
@@ -135,17 +121,18 @@ class LayerwiseEnv:
         Returns:
             Change of cost over original cost per unit of each ratio, shape (num_decisions, 1); 0 without bounds.
         """
-        counts = np.rint(executed[:, 0] * self._space.num_channels).astype(np.int64)
+        counts = nearest(self._space, executed[:, 0])
         if not self._budget.limits:
             return np.zeros((self.num_decisions, 1))
         here = self._space.whole(counts)
         tightest = max(self._budget.limits, key=lambda limit: limit.table.cost(here) / limit.maximum)
         prices = np.zeros((self.num_decisions, 1))
         for decision in range(self.num_decisions):
-            fewer = counts.copy()
-            fewer[decision] -= 1
-            saved = tightest.table.cost(here) - tightest.table.cost(self._space.whole(fewer))
-            prices[decision] = saved * self._space.num_channels[decision] / tightest.original
+            other, step = self._neighbour(decision, int(counts[decision]))
+            moved = counts.copy()
+            moved[decision] = other
+            change = tightest.table.cost(self._space.whole(moved)) - tightest.table.cost(here)
+            prices[decision] = change / step / tightest.original
         return prices.clip(0.0)
 
     def reset(self, *, seed: int) -> FloatArray:
@@ -177,7 +164,7 @@ class LayerwiseEnv:
         self._num_kept[decision] = self._executed(decision, ratio)
         if decision + 1 == self.num_decisions:
             return np.zeros(self.observation_space.size), True
-        last = self._num_kept[decision] / self._space.num_channels[decision]
+        last = float(self._space.shares(decision, self._num_kept[decision : decision + 1])[0])
         return self._observation(decision + 1, self._num_kept, last), False
 
     def decode(self, proposals: FloatArray | None = None) -> Policy:
@@ -197,7 +184,7 @@ class LayerwiseEnv:
             ratios = np.array(self._finished_walk("decode"))
             counts = DECODERS[self._decoder](self._space, self._budget, ratios)
             self._episode = _Episode(ratios, counts)
-        return self._policy(self._episode.num_kept)
+        return self._decisions.policy(self._episode.num_kept)
 
     def transitions(self) -> list[Transition]:
         """The finished walk again with the executed ratios, as the decoded policy has them.
@@ -209,7 +196,7 @@ class LayerwiseEnv:
         self.decode()
         assert self._episode is not None
         num_kept = self._episode.num_kept
-        executed = num_kept / self._space.num_channels
+        executed = shares_of(self._space, num_kept)
         last_ratios = np.concatenate([[1.0], executed[:-1]])
         steps = range(self.num_decisions)
         observations = [self._observation(step, num_kept, last_ratios[step]) for step in steps]
@@ -226,18 +213,12 @@ class LayerwiseEnv:
         ]
 
     def num_kept(self, policy: Policy) -> IntArray:
-        """Channels that each group of the graph keeps under a policy, shape (num_groups,).
+        """Counts that a policy has, as cost tables take them (``Space.whole``).
 
         Raises:
-            PolicyError: the policy decides a group that is not decided here.
+            PolicyError: the policy decides what is not decided here.
         """
-        decided = {point.unit: decision for decision, point in enumerate(self.points)}
-        counts = self._space.num_channels.copy()
-        for group_id, channels in policy.channels.items():
-            if group_id not in decided:
-                raise PolicyError(f"The policy cuts group {group_id!r}, which is not among those decided here.")
-            counts[decided[group_id]] = channels.num_kept(int(counts[decided[group_id]]))
-        return self._space.whole(counts)
+        return self._space.whole(self._decisions.counts(policy))
 
     def costs(self, policy: Policy) -> dict[str, float]:
         """Cost of a policy over the original cost, for each bound of the budget, by kind."""
@@ -277,10 +258,10 @@ class LayerwiseEnv:
         values: FloatArray = np.concatenate([self._features[decision], dynamic, [last_ratio]])
         return values.clip(0.0, 1.0)
 
-    def _policy(self, num_kept: IntArray) -> Policy:
-        channels = {}
-        for point, kept, available in zip(self.points, num_kept, self._space.num_channels, strict=True):
-            if kept < available:
-                ratio = ratio_for(int(kept), int(available))
-                channels[point.unit] = ChannelDecision(pruning_ratio=ratio, criterion=self._criterion)
-        return Policy(channels=channels)
+    def _neighbour(self, decision: int, count: int) -> tuple[int, float]:
+        """The count next to one, below it where there is one, and by how much its share differs."""
+        choices = self._space.counts(decision)
+        place = int(np.searchsorted(choices, count))
+        other = int(choices[place - 1] if place else choices[min(1, len(choices) - 1)])
+        here, there = self._space.shares(decision, np.array([count, other]))
+        return other, float(there - here) or 1.0

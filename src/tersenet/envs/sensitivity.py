@@ -13,10 +13,10 @@ import numpy as np
 
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.envs.budget import Budget, refuse_unreachable
-from tersenet.envs.space import ChannelSpace
+from tersenet.envs.space import Space, shares_of
 
 
-def allot(space: ChannelSpace, budget: Budget, ratios: FloatArray, losses: FloatArray) -> FloatArray:
+def allot(space: Space, budget: Budget, ratios: FloatArray, losses: FloatArray) -> FloatArray:
     """Preserve ratios that keep the budget at the smallest sum of single losses, greedily.
 
     Args:
@@ -35,7 +35,7 @@ def allot(space: ChannelSpace, budget: Budget, ratios: FloatArray, losses: Float
     refuse_unreachable(space, budget)
     choices = [space.counts(decision) for decision in range(space.num_decisions)]
     curves = [
-        _curve(counts / space.num_channels[decision], ratios[decision], losses[decision])
+        _curve(space.shares(decision, counts), ratios[decision], losses[decision])
         for decision, counts in enumerate(choices)
     ]
     kept = np.array([len(counts) - 1 for counts in choices])
@@ -52,8 +52,7 @@ def allot(space: ChannelSpace, budget: Budget, ratios: FloatArray, losses: Float
         cheapest = min((int(decision) for decision in np.flatnonzero(kept > 0)), key=price)
         kept[cheapest] -= 1
         num_kept[cheapest] = choices[cheapest][kept[cheapest]]
-    shares: FloatArray = num_kept / space.num_channels
-    return shares
+    return shares_of(space, num_kept)
 
 
 def _curve(at: FloatArray, ratios: FloatArray, losses: FloatArray) -> FloatArray:
@@ -64,7 +63,7 @@ def _curve(at: FloatArray, ratios: FloatArray, losses: FloatArray) -> FloatArray
     return np.interp(at, falling[::-1], rising[::-1])
 
 
-def _saved(space: ChannelSpace, budget: Budget, num_kept: IntArray, fewer: IntArray) -> float:
+def _saved(space: Space, budget: Budget, num_kept: IntArray, fewer: IntArray) -> float:
     """What fewer channels save of the bounds that are not kept yet, as shares of these bounds, summed."""
     before, after = space.whole(num_kept), space.whole(fewer)
     over = [limit for limit in budget.limits if limit.table.cost(before) > limit.maximum]

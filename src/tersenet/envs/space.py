@@ -1,24 +1,84 @@
-"""Which channel groups are decided, and how many channels each may keep.
+"""What is decided, and the counts each decision may choose from.
 
-Counts come in steps: a group may keep any multiple of its block, or all of its channels, but not fewer than its
-minimum. Arrays over decided groups have shape (num_decisions,), arrays over all groups of the graph (num_groups,).
+For channels counts come in steps: a group may keep any multiple of its block, or all of its channels, but not fewer
+than its minimum. Arrays over decided groups have shape (num_decisions,), arrays over all groups of the graph
+(num_groups,). How weights are stored is decided in ``storage_space.py``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tersenet.core.protocols import IntArray
+from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.errors import ModelError, TargetError
 from tersenet.graph.model_graph import ChannelGroup, ModelGraph
 
 
+class Space(Protocol):
+    """Counts to choose from: channels kept, clusters or bits. A larger count keeps more and costs more."""
+
+    @property
+    def num_decisions(self) -> int: ...
+
+    @property
+    def min_kept(self) -> IntArray:
+        """Smallest count of each decision, shape (num_decisions,)."""
+        ...
+
+    @property
+    def max_kept(self) -> IntArray:
+        """Largest count of each decision, shape (num_decisions,)."""
+        ...
+
+    @property
+    def lower_bound(self) -> float:
+        """Smallest share an agent may ask for."""
+        ...
+
+    @property
+    def means(self) -> str:
+        """What the counts do to the network, for messages: ``cutting channels alone``."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What holds costs up, and what to change, for messages; follows ``while``."""
+        ...
+
+    def counts(self, decision: int) -> IntArray:
+        """All counts of a decision, ascending."""
+        ...
+
+    def shares(self, decision: int, counts: IntArray) -> FloatArray:
+        """Counts of one decision as what an agent asks for, rising, at most 1; same shape."""
+        ...
+
+    def above(self, decision: int, count: int) -> int:
+        """The next larger count of a decision, or ``count`` itself at the top."""
+        ...
+
+    def nearest(self, decision: int, share: float) -> int:
+        """The count of a decision that is nearest to a share."""
+        ...
+
+    def whole(self, counts: IntArray) -> IntArray:
+        """Counts as cost tables take them."""
+        ...
+
+
+def shares_of(space: Space, counts: IntArray) -> FloatArray:
+    """Counts of all decisions as shares, shape (num_decisions,)."""
+    found = [space.shares(decision, counts[decision : decision + 1])[0] for decision in range(space.num_decisions)]
+    return np.array(found, dtype=np.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChannelSpace:
-    """The counts a policy may choose from."""
+    """How many channels each decided group may keep."""
 
     indices: IntArray
     """Positions of the decided groups in ``graph.channel_groups``, ascending, shape (num_decisions,)."""
@@ -45,6 +105,24 @@ class ChannelSpace:
     def num_decisions(self) -> int:
         """Decided groups."""
         return len(self.indices)
+
+    @property
+    def means(self) -> str:
+        """For messages."""
+        return "cutting channels alone"
+
+    @property
+    def advice(self) -> str:
+        """For messages."""
+        return (
+            f"every group keeps at least {100.0 * self.lower_bound:g} % of its channels. Raise the bound, lower "
+            "lower_bound, or let groups that residual sums tie together be cut as well (prune_residual)."
+        )
+
+    def shares(self, decision: int, counts: IntArray) -> FloatArray:
+        """Preserve ratios: kept channels over all channels."""
+        ratios: FloatArray = counts / self.num_channels[decision]
+        return ratios
 
     def whole(self, num_kept: IntArray) -> IntArray:
         """Counts of all groups, shape (num_groups,): those given for decided groups, all channels of the others."""

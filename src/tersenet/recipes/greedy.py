@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tersenet.agents import Greedy, GreedyConfig
 from tersenet.core.protocols import FloatArray
-from tersenet.envs import allot, level
+from tersenet.envs import allot, level, shares_of
 from tersenet.recipes.recipe import (
     ChannelConfig,
     Problem,
@@ -31,8 +31,7 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
     space, budget = problem.space, problem.budget
 
     def execute(ratios: FloatArray) -> FloatArray:
-        executed: FloatArray = level(space, budget, ratios) / space.num_channels
-        return executed
+        return shares_of(space, level(space, budget, ratios))
 
     agent = Greedy(
         config,

@@ -16,7 +16,7 @@ from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.registry import Registry, unknown_name
 from tersenet.embed import group_features
-from tersenet.envs import Budget, ChannelSpace, DecoderName, LayerwiseEnv, channel_space
+from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, LayerwiseEnv, channel_space
 from tersenet.envs.rewards import accuracy_reward
 from tersenet.errors import MissingExtraError, SearchError
 from tersenet.evaluators import RepairName
@@ -170,8 +170,7 @@ def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -
         problem.space,
         problem.budget,
         group_features(problem.graph, group_ids),
-        group_ids=group_ids,
-        criterion=config.criterion,
+        decisions=ChannelDecisions(group_ids, problem.space.num_channels, criterion=config.criterion),
         decoder=decoder,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tersenet.core.protocols import FloatArray, IntArray
-from tersenet.envs import Budget, ChannelSpace, DecoderName, LayerwiseEnv, Limit
+from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, LayerwiseEnv, Limit
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ class ToySearch:
             self._space,
             toy_budget(self._space, table, max_ratio),
             np.linspace(0.0, 1.0, num_decisions)[:, None],
-            group_ids=[f"layer{i}" for i in range(num_decisions)],
-            criterion="l1",
+            decisions=ChannelDecisions(
+                [f"layer{i}" for i in range(num_decisions)], self._space.num_channels, criterion="l1"
+            ),
             decoder=decoder,
         )
 
