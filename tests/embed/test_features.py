@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tersenet.embed import FEATURE_NAMES, group_features
+from tersenet.embed import FEATURE_NAMES, LAYER_FEATURE_NAMES, group_features, layer_features
 from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Role, TensorInfo
 
 
@@ -130,3 +130,16 @@ def test_a_group_that_covers_part_of_an_axis_has_that_share(graph: ModelGraph) -
     macs = group_features(partial, ["a", "b", "fc"])[:, FEATURE_NAMES.index("macs")]
     # half of fc's 1280, against 1792 for b and nothing
     np.testing.assert_allclose(macs, [640 / 1792, 1.0, 0.0])
+
+
+def test_layers_are_told_by_what_they_are_and_where(graph: ModelGraph) -> None:
+    features = dict(zip(LAYER_FEATURE_NAMES, layer_features(graph, ["a", "d", "fc"]).T, strict=True))
+    np.testing.assert_allclose(features["position"], [0.0, 1 / 3, 1.0])
+    np.testing.assert_allclose(features["in_channels"], [0.0, 1 / 125, 1.0])
+    np.testing.assert_allclose(features["out_channels"], [0.0, 0.0, 1.0])
+    np.testing.assert_allclose(features["kernel_size"], [1.0, 1.0, 0.0])
+    np.testing.assert_allclose(features["stride"], [0.0, 1.0, 0.0])
+    np.testing.assert_allclose(features["input_size"], [1.0, 1.0, 0.0])  # 8 * 1, 4 * 2, 1
+    np.testing.assert_allclose(features["num_params"], [(108 - 36) / (1290 - 36), 0.0, 1.0])
+    np.testing.assert_allclose(features["is_depthwise"], [0.0, 1.0, 0.0])
+    np.testing.assert_allclose(features["macs"], [1.0, 0.0, (1280 - 576) / (6912 - 576)])

@@ -220,7 +220,8 @@ def _fit_bytes(job: TuningJob, prepared: Prepared, policy: Policy) -> tuple[Poli
     while True:
         plan = make_plan(prepared.model, prepared.graph, policy, seed=job.seed)
         small = materialize(prepared.model, plan)
-        repair(small, plan, placement_of(small))
+        repair.mend(small, plan)
+        repair.settle(small, placement_of(small))
         if job.size_bound == float("inf"):
             return policy, plan, small
         dtype = _aimed_dtype(job)

@@ -1,5 +1,5 @@
-"""What an agent is told about a network: features of its channel groups."""
+"""What an agent is told about a network: features of its channel groups, or of its layers."""
 
-from tersenet.embed.features import FEATURE_NAMES, group_features
+from tersenet.embed.features import FEATURE_NAMES, LAYER_FEATURE_NAMES, group_features, layer_features
 
-__all__ = ["FEATURE_NAMES", "group_features"]
+__all__ = ["FEATURE_NAMES", "LAYER_FEATURE_NAMES", "group_features", "layer_features"]

@@ -1,11 +1,13 @@
-"""Static, rule-based features of channel groups: what an agent knows of a decision before it is taken.
+"""Static, rule-based features of channel groups and of layers: what an agent knows before a decision is taken.
 
-They follow the state of AMC (index, channels, height, width, stride, kernel, FLOPs), with what coupled groups add.
-Every column is stretched to [0, 1] over the groups that are decided, so that an agent sees differences, not scales;
-a column that is the same for all groups is 0. What changes during an episode is appended by the environment.
+Those of groups follow the state of AMC (index, channels, height, width, stride, kernel, FLOPs), with what coupled
+groups add; those of layers the state of HAQ. Every column is stretched to [0, 1] over what is decided, so that an agent
+sees differences, not scales; a column that is the same everywhere is 0. What changes during an episode is appended by
+the environment.
 
-Source: He et al. 2018 (AMC), arXiv:1802.03494, section 3.1.
-Differs: one row per coupled group instead of one per layer; MACs and parameters are summed over the group's members.
+Source: He et al. 2018 (AMC), arXiv:1802.03494, section 3.1; Wang et al. 2019 (HAQ), arXiv:1811.08886, section 3.1.
+Differs: one row per coupled group instead of one per layer, MACs and parameters summed over the group's members; of
+HAQ's features the flag for activations is left out, since only weights are decided, and MACs are added.
 """
 
 from __future__ import annotations
@@ -34,6 +36,51 @@ FEATURE_NAMES = (
 """Columns: position of the first producer among the layers; channels of the group; input channels, output height,
 width, stride and kernel size (mean over the spatial axes) of the first producer; MACs and parameters of the weights
 that the group cuts, in proportion to how much of an axis it covers; producers; depthwise layers that follow."""
+
+
+LAYER_FEATURE_NAMES = (
+    "position",
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "input_size",
+    "num_params",
+    "is_depthwise",
+    "macs",
+)
+"""Columns: position among all layers; channels; kernel size and stride (mean over the spatial axes; 1 for linear
+layers); input height (output height times stride); parameters; whether the layer is depthwise; MACs."""
+
+
+def layer_features(graph: ModelGraph, layers: Sequence[str]) -> FloatArray:
+    """Features of layers, each column in [0, 1].
+
+    Args:
+        graph: the traced network.
+        layers: names of the layers that are decided, in the order of their decisions.
+
+    Returns:
+        One row per layer, shape (len(layers), len(LAYER_FEATURE_NAMES)).
+    """
+    positions = {layer.name: position for position, layer in enumerate(graph.layers)}
+    raw = np.array([_raw_layer_features(graph.layers[positions[name]], positions[name]) for name in layers])
+    return _stretched(raw.astype(np.float64).reshape(len(layers), len(LAYER_FEATURE_NAMES)))
+
+
+def _raw_layer_features(layer: Layer, position: int) -> list[float]:
+    height, _ = _height_and_width(layer)
+    return [
+        float(position),
+        float(layer.in_channels),
+        float(layer.out_channels),
+        _mean(layer.kernel_size),
+        _mean(layer.stride),
+        height * _mean(layer.stride),
+        float(layer.num_params),
+        float(layer.conv_groups > 1 and layer.conv_groups == layer.in_channels),
+        float(layer.macs),
+    ]
 
 
 def group_features(graph: ModelGraph, group_ids: Sequence[str]) -> FloatArray:

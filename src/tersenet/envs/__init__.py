@@ -5,6 +5,7 @@ from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
 from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.layerwise import LayerwiseEnv
+from tersenet.envs.rate_distortion import rate_distortion
 from tersenet.envs.sensitivity import allot
 from tersenet.envs.space import ChannelSpace, Space, channel_space, shares_of
 from tersenet.envs.storage_space import LookupCost, StorageSpace
@@ -27,6 +28,7 @@ __all__ = [
     "fill",
     "level",
     "nearest",
+    "rate_distortion",
     "reachable",
     "refuse_unreachable",
     "rewards",

@@ -201,7 +201,8 @@ class FreshEvaluator:
     def _built(self, plan: Plan, placement: Placement) -> nn.Module:
         small = materialize(self._model, plan).eval()
         if plan.cuts:  # a network that was not cut is measured as it came
-            self._repair(small, plan, placement)
+            self._repair.mend(small, plan)
+            self._repair.settle(small, placement)
         return small
 
     def _metrics(

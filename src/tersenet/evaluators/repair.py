@@ -11,6 +11,7 @@ How well each predicts what fine-tuning reaches, and what it costs, is measured 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -25,8 +26,17 @@ from tersenet.transforms import collect_moments
 
 RepairName = Literal["none", "recalibrate", "reconstruct", "distill"]
 
-Repair = Callable[[nn.Module, Plan, Placement], None]
-"""Changes a cut network in place; told the plan it was cut by, and how it will be run."""
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """Two steps, since whatever changes weights besides (how they are stored) comes between them."""
+
+    mend: Callable[[nn.Module, Plan], None]
+    """Changes the weights of a network that was cut by the plan, in place."""
+
+    settle: Callable[[nn.Module, Placement], None]
+    """Measures what follows from the weights, in place: the statistics of batch norms."""
+
 
 LESSON_SAMPLES = 1000
 """Training inputs that ``reconstruct`` and ``distill`` learn from."""
@@ -50,7 +60,7 @@ def make_repair(
         seed: of the positions that ``reconstruct`` samples.
     """
     if name == "none":
-        return _leave
+        return Repair(mend=_leave, settle=_leave)
 
     def settle(small: nn.Module, placement: Placement) -> None:
         with placement.precision():
@@ -58,26 +68,11 @@ def make_repair(
 
     if name == "reconstruct":
         reconstruction = collect_moments(model, graph, (copied(inputs) for inputs in lessons), seed=seed)
-
-        def refit_and_settle(small: nn.Module, plan: Plan, placement: Placement) -> None:
-            reconstruction.refit(small, plan)
-            settle(small, placement)
-
-        return refit_and_settle
+        return Repair(mend=reconstruction.refit, settle=settle)
     if name == "distill":
-        teacher = FeatureTeacher(model, graph, lessons)
-
-        def teach_and_settle(small: nn.Module, plan: Plan, placement: Placement) -> None:
-            teacher.teach(small, plan)
-            settle(small, placement)
-
-        return teach_and_settle
-
-    def only_settle(small: nn.Module, plan: Plan, placement: Placement) -> None:
-        settle(small, placement)
-
-    return only_settle
+        return Repair(mend=FeatureTeacher(model, graph, lessons).teach, settle=settle)
+    return Repair(mend=_leave, settle=settle)
 
 
-def _leave(small: nn.Module, plan: Plan, placement: Placement) -> None:
+def _leave(small: nn.Module, _: object) -> None:
     """Nothing is done."""

@@ -56,26 +56,20 @@ class Reconstruction:
         self.moments = moments
         """By layer name."""
 
-    def refit(self, small: nn.Module, plan: Plan) -> list[str]:
+    def refit(self, small: nn.Module, plan: Plan) -> None:
         """Refit, in place, every layer of a cut network that lost inputs.
 
         Args:
             small: ``materialize(model, plan)`` of the original network; weights of cut layers are replaced.
             plan: what was cut.
-
-        Returns:
-            The layers that were refitted.
         """
         cuts = {(cut.tensor, cut.axis): plan.keeps[cut.keep] for cut in plan.cuts}
-        refitted = []
         for name, moments in self.moments.items():
             inputs = cuts.get((f"{name}.weight", 1))
             if inputs is not None:
                 layer = small.get_submodule(name)
                 assert isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
                 _refit(layer, moments, inputs, cuts.get((f"{name}.weight", 0)))
-                refitted.append(name)
-        return refitted
 
 
 def collect_moments(
