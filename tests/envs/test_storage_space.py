@@ -29,7 +29,7 @@ KIND: CostKind = "size_bytes"
 
 def bits_budget(weights: list[int], maximum: float, *, rest: float = 0.0, most: int = 8) -> Budget:
     """Every layer costs its weights times its bits."""
-    tables = [np.arange(1, most + 1) * float(number) for number in weights]
+    tables: list[FloatArray] = [np.arange(1, most + 1, dtype=np.float64) * number for number in weights]
     limit = Limit(kind=KIND, table=LookupCost(tables, 1, rest), maximum=maximum, original=32.0 * sum(weights))
     return Budget(limits=(limit,))
 
@@ -118,7 +118,7 @@ def test_a_range_that_is_none_is_refused() -> None:
 
 def test_bytes_out_of_reach_are_refused_with_the_smallest_there_is() -> None:
     space = StorageSpace(num_decisions=2, kind="weight_bits", fewest=2, most=8)
-    tables = [np.arange(2, 9) * 10.0] * 2
+    tables: list[FloatArray] = [np.arange(2, 9, dtype=np.float64) * 10.0] * 2
     limit = Limit(kind=KIND, table=LookupCost(tables, 2, 5.0), maximum=44.0, original=640.0)
     with pytest.raises(TargetError, match=r"fewer bits gets size_bytes down to 7.0 % \(45\).*at least 2 bits"):
         sweep(space, Budget(limits=(limit,)), np.ones(2))

@@ -57,7 +57,7 @@ def graph(net: Residual) -> ModelGraph:
 def repaired(net: Residual, graph: ModelGraph, name: RepairName) -> tuple[nn.Module, Plan]:
     plan = make_plan(net, graph, Policy(channels={"conv1": ChannelDecision(pruning_ratio=0.5)}), seed=0)
     small = materialize(net, plan)
-    batches = list(pictures(400, seed=2).split(50))
+    batches = list(torch.split(pictures(400, seed=2), 50))
     repair = make_repair(name, net, graph, calibration=batches, lessons=batches, seed=0)
     repair.mend(small, plan)
     repair.settle(small, placement_of(small))

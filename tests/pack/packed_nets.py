@@ -1,14 +1,23 @@
-"""A tiny network with one of everything that a packed file can hold, and a cut of it made by hand."""
+"""Tiny networks with one of everything that a packed file can hold, and a cut of one made by hand."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tersenet.core.plan import Cut, Plan
-from tersenet.core.policy import ChannelDecision, Policy, Raw
+from tersenet.core.policy import ChannelDecision, Clusters, Linear, Policy, Raw
+from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
 
 KEEP = (0, 2, 3)
+READER = Path(__file__).parents[2] / "examples" / "read_packed.py"
 COLUMNS = (0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15)
 
 
@@ -80,3 +89,102 @@ def cut_by_hand(model: nn.Module) -> nn.Module:
         cut[name] = cut[name][:, list(COLUMNS)]
     small.load_state_dict(cut)
     return small.eval()
+
+
+class CodedNet(nn.Module):
+    """One layer of every coded form, a norm that can be folded and one that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 6, 2)
+        self.norm = nn.GroupNorm(2, 6)
+        self.deep = nn.Conv2d(6, 11, 3, padding=1)
+        self.head = nn.Linear(11, 5)
+        self.last = nn.Linear(5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.norm(self.up(torch.relu(self.bn(self.first(images))))))
+        features = torch.relu(self.deep(features))
+        outputs: Tensor = self.last(self.head(features.mean(dim=(2, 3))))
+        return outputs
+
+
+def coded_policy() -> Policy:
+    """One codebook with a zero, a codebook per four channels, smooth kernels, integers of 4 bits and of 1."""
+    return Policy(
+        storage={
+            "first": Clusters(n_clusters=4),
+            "up": Clusters(n_clusters=3, codebook_bits=32, channels_per_codebook=4),
+            "deep": Clusters(n_clusters=6),
+            "head": Linear(weight_bits=4),
+            "last": Linear(weight_bits=1),
+        }
+    )
+
+
+def coded_weights() -> dict[str, CodedWeights]:
+    """Weight k of a tensor has symbol k * k mod the number of symbols; the kernels of ``deep`` rise to one corner."""
+
+    def squares(shape: tuple[int, ...], modulus: int) -> NDArray[np.int64]:
+        numbers = np.arange(int(np.prod(shape))) ** 2 % modulus
+        return numbers.reshape(shape)
+
+    shared = np.array([[-0.5, -0.25, 0.0, 0.25, 1.0]], np.float16)
+    blocks = np.array([[-0.1, 0.0, 0.3], [0.1, 0.2, 0.7]], np.float32)
+    return {
+        "first.weight": SharedWeights(
+            codebooks=shared, indices=squares((4, 3, 3, 3), 5).astype(np.uint8), axis=0, channels_per_codebook=4
+        ),
+        "up.weight": SharedWeights(
+            codebooks=blocks, indices=squares((4, 6, 2, 2), 3).astype(np.uint8), axis=1, channels_per_codebook=4
+        ),
+        "deep.weight": SharedWeights(
+            codebooks=np.linspace(-0.75, 0.75, 7, dtype=np.float16)[None],
+            indices=np.fromfunction(
+                lambda o, i, row, column: (5 * o + 3 * i + o * i) % 4 + (row + 2 * column) // 2,
+                (11, 6, 3, 3),
+                dtype=int,
+            ).astype(np.uint8),
+            axis=0,
+            channels_per_codebook=11,
+        ),
+        "head.weight": LinearWeights(
+            integers=(squares((5, 11), 15) - 7).astype(np.int8),
+            scales=np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float16),
+            weight_bits=4,
+            axis=0,
+        ),
+        "last.weight": LinearWeights(
+            integers=(squares((4, 5), 2) * 2 - 1).astype(np.int8),
+            scales=np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+            weight_bits=1,
+            axis=0,
+        ),
+    }
+
+
+def coded_net() -> nn.Module:
+    """A network that holds the coded weights, entry by entry as their docstrings say."""
+    model = numbered(CodedNet()).eval()
+    with torch.no_grad():
+        for name, weights in coded_weights().items():
+            weight = model.get_parameter(name)
+            for place in np.ndindex(*weight.shape):
+                channel = place[weights.axis]
+                if isinstance(weights, SharedWeights):
+                    row = weights.codebooks[channel // weights.channels_per_codebook]
+                    weight[place] = float(row[weights.indices[place]])
+                else:
+                    scale = weights.scales.astype(np.float32)[channel]
+                    weight[place] = float(np.float32(weights.integers[place]) * scale)
+    return model
+
+
+def read_elsewhere(path: Path, output: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """The values as the reader without torch finds them, and what it prints."""
+    command = [sys.executable, str(READER), str(path), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    with np.load(output, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, done.stdout

@@ -4,8 +4,8 @@ import copy
 import errno
 import hashlib
 import json
+import lzma
 import os
-import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -66,13 +66,13 @@ def test_the_returned_size_is_that_of_the_file_and_info_adds_up_to_it(tmp_path: 
     assert header + info.payload_bytes + info.index_bytes == size
     # by hand: conv 81 + 3, norm 4 x 3, twin's bias 5, each 4 bytes; head 60 + 5 in fp16; counter 8, mask 5, steps 2
     assert info.payload_bytes == 4 * (81 + 3 + 12 + 5) + 2 * 65 + 8 + 5 + 2
-    assert (info.version, info.plan, info.policy, info.provenance) == (1, tiny_plan(), tiny_policy(), FACTS)
+    assert (info.version, info.plan, info.policy, info.provenance) == (2, tiny_plan(), tiny_policy(), FACTS)
     tensors = {tensor.name: (tensor.shape, tensor.codec, tensor.num_bytes) for tensor in info.tensors}
-    assert tensors["conv.weight"] == ((3, 3, 3, 3), "raw float32", 324)
-    assert tensors["head.weight"] == ((5, 12), "raw float16", 120)
-    assert tensors["twin.weight"] == ((5, 12), "same as head.weight", 0)
-    assert tensors["bn.num_batches_tracked"] == ((), "raw int64", 8)
-    assert tensors["mask"] == ((5,), "raw bool", 5)
+    assert tensors["conv.weight"] == ((3, 3, 3, 3), "raw float32", 324.0)
+    assert tensors["head.weight"] == ((5, 12), "raw float16", 120.0)
+    assert tensors["twin.weight"] == ((5, 12), "same as head.weight", 0.0)
+    assert tensors["bn.num_batches_tracked"] == ((), "raw int64", 8.0)
+    assert tensors["mask"] == ((5,), "raw bool", 5.0)
     assert list(tensors) == list(small.state_dict())
 
 
@@ -83,9 +83,10 @@ def test_safetensors_itself_reads_the_outer_file(tmp_path: Path) -> None:
     assert {name: values.dtype for name, values in outer.items()} == {"payload": np.uint8, "index": np.uint8}
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    index = zlib.decompress(outer["index"].tobytes())
+    parameters = {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}
+    index = lzma.decompress(outer["index"].tobytes(), lzma.FORMAT_RAW, filters=[parameters])
     digest = hashlib.sha256(outer["payload"].tobytes() + outer["index"].tobytes()).hexdigest()
-    assert metadata == {"tersenet_format": "1", "index_bytes": str(len(index)), "sha256": digest}
+    assert metadata == {"tersenet_format": "2", "index_bytes": str(len(index)), "sha256": digest}
     weight = small.state_dict()["conv.weight"].numpy().astype("<f4").tobytes()
     position = list(small.state_dict()).index("conv.weight")
     earlier = list(small.state_dict().values())[:position]

@@ -12,7 +12,7 @@ from tersenet import recipes
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
-from tersenet.envs import Budget, Limit
+from tersenet.envs import Budget, ChannelSpace, Limit
 from tersenet.errors import SearchError
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.models import build
@@ -27,6 +27,7 @@ class EarlyLayersMatter:
     weights = (60.0, 20.0, 5.0, 1.0)
 
     def __init__(self, graph: ModelGraph, problem: Problem) -> None:
+        assert isinstance(problem.space, ChannelSpace)
         self._ids = [graph.channel_groups[int(index)].group_id for index in problem.space.indices]
 
     def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:

@@ -16,7 +16,7 @@ from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
 from tersenet.core.protocols import Proposer
 from tersenet.core.target import CostKind
-from tersenet.envs import Budget, Limit
+from tersenet.envs import Budget, ChannelSpace, Limit
 from tersenet.errors import MissingExtraError, SearchError, UnknownNameError
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.models import build
@@ -64,6 +64,7 @@ def test_every_policy_keeps_the_budget_exactly(name: str, graph: ModelGraph, tmp
         trials = run_method(method, study, KeptShare(), seed=0, progress=Silent())
     assert len(trials) == method.num_trials
     sizes = [group.num_channels for group in graph.channel_groups]
+    assert isinstance(problem.space, ChannelSpace)
     for trial in candidates(trials):
         kept = np.array(sizes)
         for index, group in enumerate(graph.channel_groups):

@@ -29,15 +29,15 @@ def refitted(model: nn.Module, inputs: Tensor, keep: dict[str, tuple[int, ...]],
     policy = Policy(channels={group: ChannelDecision(keep=kept) for group, kept in keep.items()})
     plan = make_plan(model, graph, policy, seed=0)
     small = materialize(model, plan)
-    collect_moments(model, graph, inputs.split(100), seed=options.get("seed", 0)).refit(small, plan)
+    collect_moments(model, graph, torch.split(inputs, 100), seed=options.get("seed", 0)).refit(small, plan)
     return small
 
 
 @pytest.mark.parametrize("second", [{"padding": 1}, {"stride": 2}, {"dilation": 2, "padding": 1}, {"padding": "same"}])
 def test_channels_that_others_can_stand_in_for_cost_nothing(second: dict[str, int]) -> None:
     # six channels made of three inputs: any three of them hold everything that the second layer reads
-    model = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.Conv2d(6, 4, 3, **second))  # type: ignore[arg-type]
-    model = set_weights(model)
+    chain = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.Conv2d(6, 4, 3, **second))  # type: ignore[arg-type]
+    model = set_weights(chain)
     inputs = drawn(200, 3, 9, 9)
     small = refitted(model, inputs, {"0": (0, 2, 5)})
     assert small.get_submodule("1").weight.shape == (4, 3, 3, 3)
@@ -114,5 +114,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
         refitted(model, inputs, {"0": (0, 2, 5)}, seed=seed).get_submodule("2").weight for seed in (0, 0, 1)
     )
     assert isinstance(first, Tensor)
+    assert isinstance(again, Tensor)
+    assert isinstance(other, Tensor)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,7 +1,7 @@
 """Agents: arrays in, arrays out; they know nothing of networks to compress."""
 
 from tersenet.agents.cem import CEM, CEMConfig
-from tersenet.agents.constant import ConstantAgent
+from tersenet.agents.constant import ConstantAgent, FixedPlan
 from tersenet.agents.ddpg import DDPG, DDPGConfig
 from tersenet.agents.greedy import Greedy, GreedyConfig
 from tersenet.agents.plan import PlanAgent, PlanConfig
@@ -13,6 +13,7 @@ __all__ = [
     "CEMConfig",
     "ConstantAgent",
     "DDPGConfig",
+    "FixedPlan",
     "Greedy",
     "GreedyConfig",
     "PlanAgent",

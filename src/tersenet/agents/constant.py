@@ -1,4 +1,4 @@
-"""Proposes the same action always: what a rule such as "the same ratio everywhere" is made of."""
+"""Proposes the same always: what a rule such as "the same ratio everywhere" is made of."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from tersenet.agents.random import check_reward
 from tersenet.core.protocols import FloatArray, State, Transition
 
 
-class ConstantAgent:
-    """Learns nothing; implements ``core.protocols.Agent``."""
-
-    def __init__(self, action: FloatArray) -> None:
-        self._action = action
-
-    def act(self, observation: FloatArray) -> FloatArray:
-        """The action, shape (action size,), whatever is observed."""
-        return self._action.copy()
+class _LearnsNothing:
+    """What rules have in common: nothing to learn, nothing to keep."""
 
     def observe(self, transitions: list[Transition], *, reward: float) -> None:
         """Take notice of an episode.
@@ -33,3 +26,26 @@ class ConstantAgent:
 
     def load_state_dict(self, state: State) -> None:
         """There is nothing to put back."""
+
+
+class ConstantAgent(_LearnsNothing):
+    """One action for every decision; implements ``core.protocols.Agent``."""
+
+    def __init__(self, action: FloatArray) -> None:
+        self._action = action
+
+    def act(self, observation: FloatArray) -> FloatArray:
+        """The action, shape (action size,), whatever is observed."""
+        return self._action.copy()
+
+
+class FixedPlan(_LearnsNothing):
+    """One vector for all decisions together; implements ``core.protocols.Proposer``."""
+
+    def __init__(self, actions: FloatArray) -> None:
+        """``actions``: shape (num_decisions, action size)."""
+        self._actions = actions
+
+    def propose(self) -> FloatArray:
+        """The vector, always."""
+        return self._actions.copy()

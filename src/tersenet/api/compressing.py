@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tersenet.api.building import CHECKPOINTS, Tuned, TuningJob
 from tersenet.api.delivery import deliver, run_provenance
 from tersenet.api.folders import make_folder
 from tersenet.api.options import CompressOptions, Result
 from tersenet.api.prepare import Prepared, make_evaluator, prepare
 from tersenet.api.searching import Found, search
+from tersenet.api.storing import compress_storage
 from tersenet.api.summing_up import missed_bounds, summarize
-from tersenet.api.tuning import CHECKPOINTS, Tuned, TuningJob, tune_until_kept
+from tersenet.api.tuning import tune_until_kept
 from tersenet.core.files import remove_leftovers
 from tersenet.core.policy import Policy
 from tersenet.core.target import Target
@@ -64,12 +66,14 @@ def compress(
         prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
         for note in prepared.notes:
             options.progress.note(note)
-        evaluator = make_evaluator(prepared, data, seed=seed, options=options)
-        identity = _identity(prepared, data, target, seed=seed, options=options) | evaluator.signature
+        identity = _identity(prepared, data, target, seed=seed, options=options)
+        stores = prepared.recipe.stores
+        evaluator = None if stores else make_evaluator(prepared, data, seed=seed, options=options)
+        if evaluator is not None:
+            identity |= evaluator.signature
         with Study(folder / STUDY_FILE, identity=identity) as study:  # until the end: one process per folder
             remove_leftovers(folder)
             remove_leftovers(folder / CHECKPOINTS)
-            found = search(prepared, study, evaluator, seed=seed, options=options)
             job = TuningJob(
                 prepared=prepared,
                 data=data,
@@ -80,7 +84,11 @@ def compress(
                 provenance=run_provenance(data, options, recipe=recipe, seed=seed),
                 reference=_reference(prepared, data, target, options),
             )
-            tuned = tune_until_kept(job, found.winner)
+            if evaluator is None:
+                tuned, found = compress_storage(job, study)
+            else:
+                found = search(prepared, study, evaluator, seed=seed, options=options)
+                tuned = tune_until_kept(job, found.winner)
             study.check_in_place()
             return _finish(job, tuned, found)
 
@@ -151,6 +159,7 @@ def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, opti
         "controls": ",".join(options.controls),
         "target": target.model_dump_json(exclude_none=True),
         "seed": str(seed),
+        "workers": str(options.workers),
         "metric": options.task.quality_name,
         "data": data.content_hash,
         "weights": weights_hash(prepared.model),

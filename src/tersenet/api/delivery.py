@@ -17,19 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from tersenet import export, graph, pack
+from tersenet.api.building import Tuned
 from tersenet.api.options import ONNX_FILE, PACKED_FILE, POLICY_FILE, CompressOptions
 from tersenet.api.prepare import Prepared
-from tersenet.api.tuning import Tuned
 from tersenet.core.files import write_whole
 from tersenet.core.metrics import Latency, Metrics
+from tersenet.core.policy import Clusters, Linear, Policy, Raw, Storage
 from tersenet.core.summary import Check, GroupRow, LayerRow, McNemar
 from tersenet.core.version import __version__
 from tersenet.data import Data, TestSplit
-from tersenet.envs import ChannelSpace
+from tersenet.envs import ChannelSpace, Space
 from tersenet.errors import MissingExtraError, ModelError
 from tersenet.graph import ChannelGroup, ModelGraph
 from tersenet.measurement import Task, accuracy, compare_latency, measure_quality
 from tersenet.measurement.metrics import metrics_of
+from tersenet.measurement.size import paper_ratio
 from tersenet.report import mcnemar
 from tersenet.transforms import check_cut
 
@@ -58,6 +60,8 @@ class Delivered:
     checks: tuple[Check, ...]
     caveats: tuple[str, ...]
     files: dict[str, int]
+    paper_ratio: float | None
+    """Only where weights are coded."""
     seconds: float
 
 
@@ -74,6 +78,8 @@ def deliver(
             policy=tuned.policy,
             provenance=provenance,
             dtype=tuned.dtype,
+            norms=tuned.norms,
+            coded=tuned.coded,
         ),
         POLICY_FILE: write_whole(folder / POLICY_FILE, tuned.policy.model_dump_json(indent=1).encode()),
     }
@@ -83,7 +89,7 @@ def deliver(
     caveats: list[str] = []
     latencies: dict[str, tuple[Latency, ...]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        onnx_paths = _write_onnx(prepared, model, folder, Path(scratch), caveats, weights_fp16=tuned.dtype == "fp16")
+        onnx_paths = _write_onnx(prepared, tuned, model, folder, Path(scratch), caveats)
         if onnx_paths is not None:
             files[ONNX_FILE] = onnx_paths[1].stat().st_size
             checks.append(_onnx_check(onnx_paths[1], model, inputs))
@@ -95,11 +101,12 @@ def deliver(
         dense=_complete(dense, prepared.graph, prepared.graph.original_bytes, latencies.get("dense", ())),
         compressed=_complete(compressed, counted, files[PACKED_FILE], latencies.get("compressed", ())),
         mcnemar=test,
-        layers=layer_rows(prepared.graph, counted),
+        layers=layer_rows(prepared.graph, counted, tuned.policy),
         groups=group_rows(prepared.graph, prepared.space, tuned.plan.kept_channels),
         checks=tuple(checks),
         caveats=tuple(caveats),
         files=files,
+        paper_ratio=paper_ratio(prepared.graph, counted, tuned.policy.storage) if tuned.coded else None,
         seconds=time.perf_counter() - started,
     )
 
@@ -126,6 +133,7 @@ def run_provenance(data: Data, options: CompressOptions, *, recipe: str, seed: i
         "threads": str(torch.get_num_threads()),
         "recipe": recipe,
         "seed": str(seed),
+        "workers": str(options.workers),
         "data": data.name,
         "data_sha256": data.content_hash,
     }
@@ -141,8 +149,8 @@ def processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def layer_rows(before: ModelGraph, after: ModelGraph) -> tuple[LayerRow, ...]:
-    """Layers of the original network beside what tracing the delivered one found."""
+def layer_rows(before: ModelGraph, after: ModelGraph, policy: Policy) -> tuple[LayerRow, ...]:
+    """Layers of the original network beside what tracing the delivered one found, and how each is stored."""
     shapes_before = {tensor.name: tensor.shape for tensor in before.tensors}
     shapes_after = {tensor.name: tensor.shape for tensor in after.tensors}
     later = {layer.name: layer for layer in after.layers}
@@ -158,21 +166,31 @@ def layer_rows(before: ModelGraph, after: ModelGraph) -> tuple[LayerRow, ...]:
             params_before=layer.num_params,
             params_after=later[layer.name].num_params,
             group_id=of_group.get(layer.name, ""),
+            storage=storage_text(policy.storage.get(layer.name, Raw())),
         )
         for layer in before.layers
     )
 
 
-def group_rows(
-    before: ModelGraph, space: ChannelSpace | None, kept: Mapping[str, tuple[int, ...]]
-) -> tuple[GroupRow, ...]:
+def storage_text(form: Storage) -> str:
+    """``fp16``, ``16 clusters`` or ``4 bits``."""
+    if isinstance(form, Clusters):
+        return f"{form.n_clusters} clusters"
+    return f"{form.weight_bits} bits" if isinstance(form, Linear) else form.dtype
+
+
+def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple[int, ...]]) -> tuple[GroupRow, ...]:
     """Groups of the original network, and how many channels of each stay.
 
     Args:
         space: what was allowed to be cut; None if nothing can be.
         kept: channels that stay, by group id; groups that are not named stay whole.
     """
-    decided = {before.channel_groups[int(index)].group_id for index in space.indices} if space is not None else set()
+    decided = (
+        {before.channel_groups[int(index)].group_id for index in space.indices}
+        if isinstance(space, ChannelSpace)
+        else set()
+    )
     return tuple(
         GroupRow(
             group_id=group.group_id,
@@ -234,12 +252,12 @@ def _numbers(model: nn.Module) -> Iterable[np.ndarray[tuple[int, ...], np.dtype[
 
 
 def _write_onnx(
-    prepared: Prepared, model: nn.Module, folder: Path, scratch: Path, caveats: list[str], *, weights_fp16: bool
+    prepared: Prepared, tuned: Tuned, model: nn.Module, folder: Path, scratch: Path, caveats: list[str]
 ) -> tuple[Path, Path] | None:
     dense_path, path = scratch / "dense.onnx", folder / ONNX_FILE
     single = tuple(tensor[:1] for tensor in prepared.example_inputs)  # where the batch size is fixed, it is 1
     try:
-        export.export_onnx(path, model, single, weights_fp16=weights_fp16)
+        export.export_onnx(path, model, single, weights_fp16=tuned.dtype == "fp16", coded=tuned.coded)
         export.export_onnx(dense_path, prepared.model, single)
     except (MissingExtraError, ModelError) as error:
         path.unlink(missing_ok=True)  # one of an earlier run would be of another network

@@ -13,6 +13,7 @@ from tersenet import recipes
 from tersenet.api.delivery import group_rows, layer_rows
 from tersenet.api.options import CompressOptions
 from tersenet.api.prepare import Prepared, configure, look, make_evaluator, prepare
+from tersenet.api.storing import first_cut, smallest_stored
 from tersenet.api.tuning import redecode
 from tersenet.core.policy import Policy
 from tersenet.core.summary import Inspection, Reachable
@@ -78,7 +79,7 @@ def _inspection(
         macs=graph.macs,
         num_params=graph.num_params,
         original_bytes=graph.original_bytes,
-        layers=layer_rows(graph, graph),
+        layers=layer_rows(graph, graph, Policy()),
         groups=group_rows(graph, prepared.space if prepared is not None else None, {}),
         reachable=rows,
         not_counted=graph.not_counted,
@@ -89,13 +90,14 @@ def _inspection(
 
 
 def _reachable(prepared: Prepared, target: Target | None) -> tuple[Reachable, ...]:
+    smallest = smallest_stored(prepared) if prepared.recipe.stores else {}
     original = {limit.kind: limit.original for limit in prepared.costs}
     bounds = target.limits(original) if target is not None else {}
     return tuple(
         Reachable(
             kind=limit.kind,
             original=limit.original,
-            smallest=reachable(prepared.space, limit.table),
+            smallest=smallest[limit.kind] if smallest else reachable(prepared.space, limit.table),
             bound=bounds.get(limit.kind),
         )
         for limit in prepared.costs
@@ -111,6 +113,8 @@ def _predicted(prepared: Prepared, data: Data, target: Target | None, options: C
 
 
 def _typical_policy(prepared: Prepared, target: Target | None, options: CompressOptions) -> Policy:
+    if prepared.recipe.stores:
+        return first_cut(prepared)
     if target is None:
         return Policy()
     try:
@@ -149,7 +153,8 @@ def _finetune_seconds(prepared: Prepared, data: Data, options: CompressOptions) 
         teacher=prepared.model,
         task=options.task,
     )
-    return fitted.seconds * epochs * data.train.source.num_samples / few
+    num_tunings = 2 if prepared.recipe.stores and first_cut(prepared).channels else 1
+    return num_tunings * fitted.seconds * epochs * data.train.source.num_samples / few
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class CompressOptions:
     device: str = "cpu"
     """Where to measure and to train: ``cpu`` or ``cuda``."""
 
+    workers: int = 1
+    """Trials that are measured at once, each in a process of its own; more than 1 needs the extra ``ray``. Agents are
+    then told that many trials later, so that another number is another run."""
+
     out: Path | None = None
     """Folder of the run, which makes it resumable; None: a temporary one that goes with the result."""
 

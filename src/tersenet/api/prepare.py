@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +13,23 @@ from torch import Tensor, nn
 from tersenet import criteria, pack, recipes
 from tersenet.api.options import CompressOptions
 from tersenet.core.policy import Policy
-from tersenet.core.protocols import IntArray
+from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.target import CostKind, Target
 from tersenet.data import Data
-from tersenet.envs import Budget, ChannelSpace, Limit, reachable, refuse_unreachable
-from tersenet.errors import ModelError
-from tersenet.evaluators import FreshEvaluator
+from tersenet.envs import (
+    Budget,
+    ChannelSpace,
+    Limit,
+    StorageDecisions,
+    StorageSpace,
+    nothing_to_cut,
+    reachable,
+    refuse_unreachable,
+)
+from tersenet.errors import ModelError, TargetError
+from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
-from tersenet.recipes import ChannelConfig, Recipe
+from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
 from tersenet.transforms import verify_groups
 
 SIZE_AIM = 0.99
@@ -40,14 +50,20 @@ class Prepared:
     graph: ModelGraph
     recipe: Recipe
     config: ChannelConfig
-    space: ChannelSpace
+    space: ChannelSpace | StorageSpace
     costs: tuple[Limit, ...]
-    """Every kind of cost; the maximum is infinite where the target sets no bound."""
+    """Every kind of cost that depends on what is decided; the maximum is infinite where the target sets no bound."""
 
     notes: tuple[str, ...]
     """What a user should read before the search."""
 
     seconds: float
+
+    layers: tuple[str, ...] = ()
+    """Layers whose storage is decided; empty where channels are."""
+
+    distortions: Callable[[], list[FloatArray]] | None = None
+    """See ``recipes.Problem``."""
 
     @property
     def budget(self) -> Budget:
@@ -63,8 +79,21 @@ class Prepared:
         costs = tuple(replace(limit, maximum=maximum) if limit.kind == kind else limit for limit in self.costs)
         return replace(self, costs=costs)
 
+    def problem(self, *, seed: int) -> Problem:
+        """What a method is built for."""
+        return Problem(
+            graph=self.graph,
+            space=self.space,
+            budget=self.budget,
+            seed=seed,
+            layers=self.layers,
+            distortions=self.distortions,
+        )
+
     def num_kept(self, policy: Policy) -> IntArray:
-        """Channels that a policy keeps, per group of the graph."""
+        """Channels that a policy keeps, per group of the graph; or clusters or bits, per decided layer."""
+        if isinstance(self.space, StorageSpace):
+            return StorageDecisions(self.layers, kind=self.space.kind).counts(policy)
         counts = self.space.all_channels.copy()
         for index, group in enumerate(self.graph.channel_groups):
             if group.group_id in policy.channels:
@@ -128,7 +157,8 @@ def prepare(
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     graph, notes = look(model, example_inputs) if looked is None else looked
-    space = recipes.make_space(graph, config)
+    may_cut_nothing = isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
+    space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config)
     prepared = Prepared(
         model=model,
         example_inputs=example_inputs,
@@ -142,6 +172,9 @@ def prepare(
     )
     if target is None:
         return prepared
+    if chosen.stores:  # what storage can reach is known once the network to be stored is there
+        check_storage_target(target, chosen.name)
+        return prepared
     if not target.bounds():
         cost = prepared.cost(target.minimize)
         prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
@@ -149,9 +182,34 @@ def prepare(
     return prepared
 
 
-def make_evaluator(prepared: Prepared, data: Data, *, seed: int, options: CompressOptions) -> FreshEvaluator:
-    """What measures the trials of a run."""
-    return FreshEvaluator(
+def check_storage_target(target: Target, recipe: str) -> None:
+    """Refuse what a search over storage cannot keep to.
+
+    Raises:
+        TargetError: no bound on bytes, or one on the drop.
+    """
+    if target.max_size_ratio is None and target.max_size_bytes is None:
+        raise TargetError(
+            f"Recipe {recipe!r} decides how weights are stored, so it needs a bound on bytes: give max_size_ratio "
+            "(for example 0.1) or max_size_bytes."
+        )
+    if target.max_top1_drop is not None:
+        raise TargetError(
+            f"Recipe {recipe!r} keeps to bytes, so max_top1_drop={target.max_top1_drop} cannot be promised. Leave it "
+            "out, and choose the bound on bytes by the report."
+        )
+
+
+def make_evaluator(
+    prepared: Prepared, data: Data, *, seed: int, options: CompressOptions
+) -> FreshEvaluator | RayEvaluator:
+    """What measures the trials of a run.
+
+    Raises:
+        TersenetError: network, data or metric cannot be used, or there cannot be so many workers.
+    """
+    check_workers(options.workers, options.device)
+    evaluator = FreshEvaluator(
         prepared.model,
         prepared.graph,
         data.train,
@@ -162,6 +220,9 @@ def make_evaluator(prepared: Prepared, data: Data, *, seed: int, options: Compre
         device=options.device,
         repair=prepared.config.repair,
     )
+    if options.workers == 1:
+        return evaluator
+    return RayEvaluator(evaluator, workers=options.workers, note=options.progress.note)
 
 
 def check_model(model: nn.Module) -> None:

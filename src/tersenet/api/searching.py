@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from tersenet import recipes
 from tersenet.api.options import CompressOptions
 from tersenet.api.prepare import Prepared
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
-from tersenet.core.protocols import Evaluator
+from tersenet.core.protocols import Evaluator, ParallelEvaluator
 from tersenet.core.summary import Confirmed, TrialPoint
 from tersenet.errors import SearchError
-from tersenet.recipes import Problem, Recipe
+from tersenet.recipes import Recipe
 from tersenet.search import Method, Study, Trial, candidates, quality, run_method
 
 NUM_CONFIRMED = 10
@@ -49,13 +51,20 @@ class Found:
 def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
     """Run the controls and the recipe, confirm the best, choose the winner.
 
+    An evaluator that is a context manager is entered for as long as this takes.
+
     Raises:
         MissingExtraError: a method needs a library that is not installed; nothing was evaluated.
         SearchError: no trial was told, so that nothing could be confirmed.
     """
     for name in (*options.controls, prepared.recipe.name):
         recipes.get(name).check_installed()
-    baseline = _remembered(study, "baseline", Policy(), evaluator)
+    with evaluator if isinstance(evaluator, AbstractContextManager) else nullcontext():
+        return _search(prepared, study, evaluator, seed=seed, options=options)
+
+
+def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
+    baseline = _remembered(study, "baseline", lambda: evaluator.evaluate(Policy()))
     trials: list[Trial] = []
     rival: float | None = None
     for name in options.controls:
@@ -82,7 +91,7 @@ def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int,
         winner=winner[0].policy,
         untuned=winner[2],
         baseline=baseline,
-        dense=_remembered(study, "dense", Policy(), evaluator, confirm=True),
+        dense=_remembered(study, "dense", lambda: evaluator.confirm(Policy())),
         trials=tuple(_point(prepared, trial) for trial in told),
         confirmed=tuple(entry[1] for entry in confirmed),
         search_seconds=sum(trial.seconds or 0.0 for trial in told),
@@ -94,14 +103,14 @@ def _method(prepared: Prepared, recipe: Recipe, *, seed: int) -> Method:
     config = prepared.config
     if recipe.name != prepared.recipe.name:
         config = recipes.as_control(config, recipe)
-    return recipe.build(Problem(graph=prepared.graph, space=prepared.space, budget=prepared.budget, seed=seed), config)
+    return recipe.build(prepared.problem(seed=seed), config)
 
 
-def _remembered(study: Study, key: str, policy: Policy, evaluator: Evaluator, *, confirm: bool = False) -> Evaluation:
+def _remembered(study: Study, key: str, measure: Callable[[], Evaluation]) -> Evaluation:
     stored = study.fact(key)
     if stored is not None:
         return Evaluation.model_validate(stored)
-    evaluation = evaluator.confirm(policy) if confirm else evaluator.evaluate(policy)
+    evaluation = measure()
     study.set_fact(key, evaluation.model_dump(mode="json"))
     return evaluation
 
@@ -121,14 +130,33 @@ def _confirm(
     for name in dict.fromkeys(trial.method for trial in controls):
         chosen += [(name, trial) for trial in _best_distinct((t for t in controls if t.method == name), 1)]
     started = time.perf_counter()
+    confirming = _confirming(study, evaluator, [trial.policy for _, trial in chosen])
     entries = []
     for name, trial in chosen:
-        key = f"confirmed {trial.policy.digest()}"
-        evaluation = _remembered(study, key, trial.policy, evaluator, confirm=True)
+        key = _confirmed_key(trial.policy)
+        evaluation = _remembered(study, key, confirming[key])
         entries.append((trial, _confirmed(prepared, name, trial, evaluation), evaluation))
     if not entries:
         raise SearchError("No trial could be confirmed, because none was told.")
     return entries, time.perf_counter() - started
+
+
+def _confirming(study: Study, evaluator: Evaluator, policies: list[Policy]) -> dict[str, Callable[[], Evaluation]]:
+    """What confirms each policy, by its key in the study; begun at once where several can be measured at a time."""
+    calls: dict[str, Callable[[], Evaluation]] = {}
+    for policy in policies:
+        key = _confirmed_key(policy)
+        if key in calls:
+            continue
+        if isinstance(evaluator, ParallelEvaluator) and study.fact(key) is None:
+            calls[key] = evaluator.begin(policy, confirm=True)
+        else:
+            calls[key] = partial(evaluator.confirm, policy)
+    return calls
+
+
+def _confirmed_key(policy: Policy) -> str:
+    return f"confirmed {policy.digest()}"
 
 
 def _confirmed(prepared: Prepared, name: str, trial: Trial, evaluation: Evaluation) -> Confirmed:

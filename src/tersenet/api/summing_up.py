@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tersenet.api.building import Tuned, TuningJob
 from tersenet.api.delivery import Delivered
 from tersenet.api.searching import Found
-from tersenet.api.tuning import Tuned, TuningJob
 from tersenet.core.summary import RunSummary
 from tersenet.core.version import __version__
 
@@ -45,7 +45,7 @@ def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deli
         recipe=job.provenance["recipe"],
         recipe_config=prepared.config.model_dump(mode="json"),
         seed=job.seed,
-        workers=1,
+        workers=options.workers,
         target=job.target,
         policy=tuned.policy,
         dense=delivered.dense,
@@ -54,6 +54,7 @@ def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deli
         untuned=found.untuned.metrics if found else None,
         tuned_search=tuned.metrics,
         original_bytes=prepared.graph.original_bytes,
+        paper_ratio=delivered.paper_ratio,
         score_name=options.task.quality_name,
         mcnemar=delivered.mcnemar,
         layers=delivered.layers,

@@ -43,6 +43,7 @@ def compress(
     trials: given.Trials = None,
     finetune_epochs: given.FinetuneEpochs = None,
     controls: given.Controls = "uniform",
+    workers: given.Workers = 1,
     setting: given.Settings = None,
     metric: given.Metric = None,
     loss: given.Loss = None,
@@ -59,11 +60,13 @@ def compress(
     from tersenet.cli import inputs, output
     from tersenet.cli.progress import open_progress
     from tersenet.core.target import make_target
+    from tersenet.evaluators import check_workers
 
     bounds = given.target_bounds(context)
     target = make_target(**bounds)
     settings = given.parse_settings(setting)
     rivals = _check_method(recipe, settings, controls)
+    check_workers(workers, device)
     if weights is not None and train_epochs is not None:
         raise typer.BadParameter("give either --weights or --train-epochs, not both.", param_hint="--train-epochs")
     opened = inputs.open_all(model, data, weights=weights, metric=metric, loss=loss, seed=seed, device=device)
@@ -83,6 +86,7 @@ def compress(
             controls=rivals,
             task=opened.task,
             device=device,
+            workers=workers,
             out=folder,
             reference_top1=reference_top1,
             weights_saw_search=inputs.saw_search(opened.network, unseen_search_split),
@@ -120,7 +124,7 @@ def _check_method(recipe: str, settings: dict[str, object], controls: str) -> tu
     from tersenet import criteria, recipes
 
     criteria.get(recipes.get(recipe).configure(settings).criterion)
-    rivals = given.parse_controls(controls, known=recipes.controls(), recipe=recipe)
+    rivals = given.parse_controls(controls, known=recipes.controls(recipes.get(recipe).decides[0]), recipe=recipe)
     if controls.strip() == "all":
         rivals = tuple(rival for rival in rivals if _can_run(recipes.get(rival)))
     for name in (recipe, *rivals):

@@ -73,6 +73,14 @@ RecipeName = Annotated[
 Trials = Annotated[
     int | None, typer.Option(min=1, rich_help_panel=_METHOD, help="Policies to evaluate; default: the recipe's.")
 ]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=_METHOD,
+        help="Trials measured at once, each by a process with its share of the cores; needs the extra ray.",
+    ),
+]
 FinetuneEpochs = Annotated[
     int | None,
     typer.Option(min=0, rich_help_panel=_METHOD, help="Epochs of fine-tuning; default: the recipe's."),

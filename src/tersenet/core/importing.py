@@ -18,6 +18,8 @@ from tersenet.errors import DataError, ModelError, NotFoundError, TersenetError
 _FAILURES: dict[str, type[TersenetError]] = {"data": DataError}
 """Class of the error by what is being imported; ModelError for everything else."""
 
+_FILE_PREFIX = "_tersenet_user_"
+
 
 def import_object(spec: str, *, what: str) -> object:
     """Import what ``spec`` names.
@@ -47,6 +49,11 @@ def import_object(spec: str, *, what: str) -> object:
     return found
 
 
+def modules_of_files() -> list[ModuleType]:
+    """What was imported from files so far; another process cannot import these modules by their names."""
+    return [module for name, module in sys.modules.items() if name.startswith(_FILE_PREFIX)]
+
+
 def _failure(what: str) -> type[TersenetError]:
     return _FAILURES.get(what, ModelError)
 
@@ -56,7 +63,7 @@ def _import_file(place: str, what: str) -> ModuleType:
     if not path.is_file():
         raise NotFoundError(f"{what}: the file {place} does not exist. Check the path before the colon.")
     key = hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    module_name = f"_tersenet_user_{path.stem}_{key}"
+    module_name = f"{_FILE_PREFIX}{path.stem}_{key}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)

@@ -5,6 +5,7 @@ Arrays only: nothing here knows torch, a graph or a file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -162,4 +163,24 @@ class Evaluator(Protocol):
 
     def confirm(self, policy: Policy) -> Evaluation:
         """The same in fp32 on the search images that trials never see."""
+        ...
+
+
+@runtime_checkable
+class ParallelEvaluator(Evaluator, Protocol):
+    """Measures several policies at once, each as if it were alone."""
+
+    @property
+    def workers(self) -> int:
+        """How many."""
+        ...
+
+    def begin(
+        self, policy: Policy, *, hopeless_below: float | None = None, confirm: bool = False
+    ) -> Callable[[], Evaluation]:
+        """Begin what ``evaluate`` does, or ``confirm``; does not wait.
+
+        Returns:
+            Waits for the result, or raises what ``evaluate`` would have raised.
+        """
         ...

@@ -35,6 +35,8 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     params_after: int
     group_id: str
     """Group of its output channels; empty if none."""
+    storage: str = "fp32"
+    """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
 
 
 class TrialPoint(BaseModel, frozen=True, extra="forbid"):
@@ -125,6 +127,10 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     """The delivered network on the whole search split, from which the best epoch was chosen."""
     original_bytes: int
     """4 x (parameters + norm statistics)."""
+    paper_ratio: float | None = None
+    """The accounting of papers, where weights are coded: 32 bits per original convolution weight over the bits of the
+    indices or integers of those that are left, floor(log2 k) each; no codebooks, no other layers. Never to be mixed
+    with bytes."""
     score_name: str
     """``top-1`` or the name of the user's metric."""
     mcnemar: McNemar | None

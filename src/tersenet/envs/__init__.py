@@ -7,7 +7,7 @@ from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wal
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
 from tersenet.envs.sensitivity import allot
-from tersenet.envs.space import ChannelSpace, Space, channel_space, shares_of
+from tersenet.envs.space import ChannelSpace, Space, channel_space, nothing_to_cut, shares_of
 from tersenet.envs.storage_space import LookupCost, StorageSpace
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "fill",
     "level",
     "nearest",
+    "nothing_to_cut",
     "rate_distortion",
     "reachable",
     "refuse_unreachable",

@@ -21,6 +21,17 @@ def accuracy_reward(quality: float) -> float:
     return 0.01 * quality
 
 
+def haq_reward(quality: float) -> float:
+    """HAQ's reward: a tenth of the accuracy; the paper subtracts the original's, which a baseline does as well.
+
+    Args:
+        quality: accuracy in percent, or the user's own score.
+
+    Source: Wang et al. 2019 (HAQ), arXiv:1811.08886, section 3.4, lambda = 0.1.
+    """
+    return 0.1 * quality
+
+
 def error_log_cost(error: float, cost: float) -> float:
     """The accuracy-guaranteed reward: high accuracy first, low cost second.
 

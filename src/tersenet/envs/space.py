@@ -199,6 +199,20 @@ def channel_space(
     )
 
 
+def nothing_to_cut(graph: ModelGraph) -> ChannelSpace:
+    """The space of a network whose channels are left alone: no decisions."""
+    none = np.zeros(0, dtype=np.int64)
+    return ChannelSpace(
+        indices=none,
+        all_channels=np.array([group.num_channels for group in graph.channel_groups], dtype=np.int64),
+        num_channels=none,
+        min_kept=none,
+        max_kept=none,
+        block=none,
+        lower_bound=1.0,
+    )
+
+
 def _is_decided(group: ChannelGroup, prune_residual: bool) -> bool:
     is_residual = "add" in group.joined_by and len(group.producers) > 1
     return group.prunable and group.num_channels > 1 and (prune_residual or not is_residual)

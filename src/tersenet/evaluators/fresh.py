@@ -41,7 +41,7 @@ from tersenet.measurement.placement import (
 from tersenet.measurement.score import score_over
 from tersenet.measurement.task import Task
 from tersenet.train.recalibrate import batch_norms
-from tersenet.transforms import make_plan, materialize
+from tersenet.transforms import Coder, make_plan, materialize, write_values
 
 BF16_TOLERANCE = 0.2
 """Points of top-1 by which bfloat16 may change the original network."""
@@ -70,6 +70,7 @@ class FreshEvaluator:
         device: str = "cpu",
         dtype: TrialFormat = "auto",
         repair: RepairName = "recalibrate",
+        coder: Coder | None = None,
         num_recalibration_samples: int = 500,
         batch_size: int | None = None,
     ) -> None:
@@ -87,6 +88,7 @@ class FreshEvaluator:
             dtype: ``auto`` is bfloat16 where the processor computes in it and the original network's top-1 stays within
                 0.2 points, else fp32; with the user's own metric, whose unit is not known, it is fp32.
             repair: what is done to a cut network before it is measured, see ``repair.py``.
+            coder: what codes the weights that a policy stores as clusters or integers; its memory is shared.
             num_recalibration_samples: training inputs per trial; whole batches are used.
             batch_size: inputs per forward pass (a user's own batches keep their size); None: 100 on the CPU, whose
                 caches then hold the activations of small networks, else 250.
@@ -111,6 +113,7 @@ class FreshEvaluator:
             with torch.no_grad():
                 self._fp32 = settle_layout(self._model, search.source, plain)
         self._trial_batches = hold(self._batches(first=num_trial_samples), limit_bytes=_LIMIT_BYTES)
+        self._coder = Coder() if coder is None else coder
         self._repair_name = repair
         has_statistics = bool(batch_norms(self._model))
         self._calibration = self._read_inputs(train.source, num_recalibration_samples) if has_statistics else []
@@ -187,7 +190,7 @@ class FreshEvaluator:
         plan = make_plan(self._model, self._graph, policy, seed=self._seed)
         who = f"policy {policy.digest()}"
         try:
-            small = self._built(plan, placement)
+            small = self._built(plan, policy, placement)
             metrics = self._metrics(
                 small, batches, placement, num_samples=num_samples, who=who, hopeless_below=hopeless_below
             )
@@ -198,10 +201,13 @@ class FreshEvaluator:
         stopped_early = hopeless_below is not None and (metrics.num_samples or 0) < num_samples
         return Evaluation(metrics=metrics, seconds=time.perf_counter() - begin, stopped_early=stopped_early)
 
-    def _built(self, plan: Plan, placement: Placement) -> nn.Module:
+    def _built(self, plan: Plan, policy: Policy, placement: Placement) -> nn.Module:
         small = materialize(self._model, plan).eval()
-        if plan.cuts:  # a network that was not cut is measured as it came
+        if plan.cuts:
             self._repair.mend(small, plan)
+        coded = self._coder.code(small, self._graph, policy.storage)
+        write_values(small, coded)
+        if plan.cuts or coded:  # a network that was not changed is measured as it came
             self._repair.settle(small, placement)
         return small
 

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,20 @@ from torch import Tensor, nn
 
 from tersenet.core.files import write_whole
 from tersenet.errors import MissingExtraError, ModelError
-from tersenet.export.slim import store_as_fp16, strip
+from tersenet.export.encodings import LinearEncoding, check_coded, coded_constants, encode_weights, opset_for
+from tersenet.export.slim import drop_defaults, store_as_fp16, strip
 from tersenet.graph import duplicate, unwrapped
+from tersenet.transforms.coded import CodedWeights
 
 OPSET = 20
 """Newest operator set that is written."""
 
 MAX_IR_VERSION = 10
 """IR version that belongs to opset 20; newer ones only add what is not used here."""
+
+_LAST_OF_IR_10 = 21
+_IR_OF_INT2 = 13
+"""IR version that belongs to opset 25, the newest that onnxruntime 1.31 reads."""
 
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
@@ -41,6 +47,8 @@ def export_onnx(
     *,
     opset: int = OPSET,
     weights_fp16: bool = False,
+    coded: Mapping[str, CodedWeights] | None = None,
+    encoding: LinearEncoding = "folded",
 ) -> int:
     """Write the network in eval mode as one ONNX file; a failure leaves no part of it behind.
 
@@ -55,27 +63,39 @@ def export_onnx(
         weights_fp16: store as fp16 the tensors whose values fp16 holds exactly, widened again when the file is
             loaded: a file of half the size with the same results. Batch norms then stay apart in the file, since
             folding would make other weights of them; onnxruntime folds them at load.
+        coded: weights that are shared values or small integers, by name as in ``state_dict()``; the network holds
+            their ``values()``. They are stored as codes and decoded once, when the file is loaded; what else fp16
+            holds exactly is stored as fp16, and batch norms behind coded layers become one scale and one shift per
+            channel (``encodings.py``).
+        encoding: ``dequantize`` stores linear weights of 8, 4 and 2 bits as ONNX's own INT8, INT4 (opset 21) and
+            INT2 (opset 25) behind a ``DequantizeLinear``, which onnxruntime computes again at every pass.
 
     Returns:
         Bytes of the file on disk.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
-        ModelError: the network cannot be exported.
+        ModelError: the network cannot be exported, or does not hold what ``coded`` stands for.
         NotFoundError: the folder does not exist.
         ArtifactError: the file cannot be written.
     """
     require("onnx", "onnxscript")
     if not 18 <= opset <= OPSET:
         raise ValueError(f"opset must be between 18 and {OPSET}, got {opset}.")
+    coded = coded or {}
+    check_coded(unwrapped(model), coded)
     inputs = tuple(single_precision(tensor.detach().cpu()) for tensor in as_tuple(example_inputs))
     frozen = duplicate(unwrapped(model)).cpu().eval().float()
+    opset = max(opset, opset_for(coded, encoding))
     with torch.no_grad(), _quiet():
-        proto = _export(frozen, inputs, opset=opset, fold_norms=not weights_fp16)
-    if weights_fp16:
+        proto = _export(frozen, inputs, opset=opset, fold_norms=not (weights_fp16 or coded), coded=coded)
+    if coded:
+        encode_weights(proto, coded, encoding=encoding)
+        drop_defaults(proto)
+    if weights_fp16 or coded:
         store_as_fp16(proto)
     strip(proto)
-    proto.ir_version = min(proto.ir_version, MAX_IR_VERSION)
+    proto.ir_version = min(proto.ir_version, MAX_IR_VERSION) if opset <= _LAST_OF_IR_10 else _IR_OF_INT2
     return write_whole(path, proto.SerializeToString(deterministic=True))
 
 
@@ -100,7 +120,14 @@ def require(*libraries: str) -> None:
             raise MissingExtraError(library, "onnx")
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...], *, opset: int, fold_norms: bool) -> Any:
+def _export(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    opset: int,
+    fold_norms: bool,
+    coded: Mapping[str, CodedWeights],
+) -> Any:
     """The protobuf, with a free batch axis where the network allows it."""
 
     def attempt(example: tuple[Tensor, ...], *, free_batch: bool) -> Any:
@@ -119,7 +146,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], *, opset: int, fold_no
         assert program is not None
         proto = program.model_proto  # made anew at each access
         if not fold_norms:
-            _tidy(proto)
+            _tidy(proto, coded)
         return proto
 
     with contextlib.suppress(Exception):  # whatever is wrong, the second attempt says it too
@@ -149,11 +176,16 @@ def _has_free_output(proto: Any) -> bool:
     return any(axis.dim_param for value in proto.graph.output for axis in value.type.tensor_type.shape.dim)
 
 
-def _tidy(proto: Any) -> None:
-    """What the exporter's own optimisation does, except for folding batch norms."""
+def _tidy(proto: Any, coded: Mapping[str, CodedWeights]) -> None:
+    """What the exporter's own optimisation does, except for folding batch norms and what would change coded weights."""
     import onnxscript.optimizer
 
-    onnxscript.optimizer.fold_constants(proto)
+    names = coded_constants(proto, coded).keys()
+
+    def should_fold(node: Any) -> bool | None:
+        return False if any(value is not None and value.name in names for value in node.inputs) else None
+
+    onnxscript.optimizer.fold_constants(proto, **({"should_fold": should_fold} if names else {}))
     onnxscript.optimizer.remove_unused_nodes(proto)
 
 

@@ -32,6 +32,15 @@ def strip(proto: Any) -> None:
     _name_axes(graph)
 
 
+def drop_defaults(proto: Any) -> None:
+    """Leave out the attributes of convolutions and linear layers that say what holds without them."""
+    for node in proto.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            kept = [attribute for attribute in node.attribute if not _is_default(attribute)]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
 def store_as_fp16(proto: Any) -> None:
     """Store each fp32 constant that fp16 holds exactly as fp16, widened by a Cast; drop biases that are all zero."""
     import onnx
@@ -56,6 +65,17 @@ def store_as_fp16(proto: Any) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _is_default(attribute: Any) -> bool:
+    if attribute.name == "auto_pad":
+        return bool(attribute.s == b"NOTSET")
+    if attribute.name in ("strides", "dilations"):
+        return all(size == 1 for size in attribute.ints)
+    defaults = {"group": 1, "transA": 0, "transB": 0}
+    if attribute.name in defaults:
+        return bool(attribute.i == defaults[attribute.name])
+    return attribute.name in ("alpha", "beta") and attribute.f == 1.0
 
 
 def _same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:

@@ -3,6 +3,7 @@
 from tersenet.measurement.accuracy import Accuracy, accuracy, accuracy_of
 from tersenet.measurement.latency import compare_latency, measure_latency
 from tersenet.measurement.metrics import measure_quality
+from tersenet.measurement.ranges import activation_ranges
 from tersenet.measurement.score import score
 from tersenet.measurement.task import Loss, Metric, Task
 
@@ -13,6 +14,7 @@ __all__ = [
     "Task",
     "accuracy",
     "accuracy_of",
+    "activation_ranges",
     "compare_latency",
     "measure_latency",
     "measure_quality",

@@ -4,6 +4,8 @@ safetensors costs about 80 bytes per tensor, too much for a hundred small ones, 
 what describes them is compressed JSON in the other. The container is written here by hand because the bytes must be
 equal for equal content. Reading trusts no number: every length is checked against the file before it is used.
 
+Version 2 compresses the index with LZMA, which makes it 10 (ResNet-20) to 25 % (ResNet-56) smaller than zlib did.
+
 Source: the safetensors format, https://huggingface.co/docs/safetensors; see ``docs/format.md``.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,19 +21,28 @@ from pathlib import Path
 
 from tersenet.errors import ArtifactError, NotFoundError
 
-FORMAT_VERSION = 1
-"""Version of the packed file that this code writes and reads."""
+FORMAT_VERSION = 2
+"""Version of the packed file that this code writes."""
+
+READABLE_VERSIONS = (1, 2)
+"""Versions that it reads."""
 
 MAX_HEADER_BYTES = 4096
 """A real header has about 300 bytes."""
 
 MAX_INDEX_BYTES = 4 * 1024 * 1024
-"""Longest index after decompression; ResNet-20's has 5 KB."""
+"""Longest index after decompression; ResNet-20's has 7 KB."""
+
+_LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
+"""Of the index: a bare stream without a header, so that these numbers are part of the format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """What the outer file holds."""
+
+    version: int
+    """Of the format."""
 
     index: bytes
     """JSON, decompressed."""
@@ -50,21 +62,15 @@ def build_container(index: bytes, payload: bytes) -> bytes:
     """
     if len(index) > MAX_INDEX_BYTES:
         raise ArtifactError(f"The index would have {len(index)} bytes, at most {MAX_INDEX_BYTES} can be read back.")
-    compressed = zlib.compress(index, 9)
-    end = len(payload)
-    metadata = {
-        "tersenet_format": str(FORMAT_VERSION),
-        "index_bytes": str(len(index)),
-        "sha256": _digest(payload, compressed),
-    }
-    header = {
-        "__metadata__": metadata,
-        "payload": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]},
-        "index": {"dtype": "U8", "shape": [len(compressed)], "data_offsets": [end, end + len(compressed)]},
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + payload + compressed
+    compressed = lzma.compress(index, format=lzma.FORMAT_RAW, filters=_LZMA)
+    text = _header(len(index), len(payload), len(compressed), _digest(payload, compressed))
+    return b"".join((struct.pack("<Q", len(text)), text, payload, compressed))
+
+
+def outer_bytes(index: bytes, payload_bytes: int) -> int:
+    """Length of the file that ``build_container`` would make of ``index`` and so long a payload, less that payload."""
+    compressed = len(lzma.compress(index, format=lzma.FORMAT_RAW, filters=_LZMA))
+    return 8 + len(_header(len(index), payload_bytes, compressed, "0" * 64)) + compressed
 
 
 def read_container(path: str | Path) -> Container:
@@ -95,7 +101,7 @@ def parse_container(content: bytes) -> Container:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or "tersenet_format" not in metadata:
         raise ArtifactError("it is not a packed file of tersenet.")
-    _check_version(metadata["tersenet_format"])
+    version = _version(metadata["tersenet_format"])
     end = _extent(header, "payload", start=0)
     stop = _extent(header, "index", start=end)
     if stop != len(data):
@@ -105,8 +111,8 @@ def parse_container(content: bytes) -> Container:
     payload, compressed = data[:end], data[end:]
     if metadata.get("sha256") != _digest(payload, compressed):
         raise ArtifactError("its checksum is wrong, so it is damaged. Copy or download it again.")
-    index = _inflate(compressed, metadata.get("index_bytes"))
-    return Container(index=index, payload=payload, compressed_bytes=len(compressed))
+    index = _decompress(compressed, metadata.get("index_bytes"), version)
+    return Container(version=version, index=index, payload=payload, compressed_bytes=len(compressed))
 
 
 def _split(content: bytes) -> tuple[dict[str, object], memoryview]:
@@ -124,13 +130,15 @@ def _split(content: bytes) -> tuple[dict[str, object], memoryview]:
     return header, memoryview(content)[8 + length :]
 
 
-def _check_version(version: object) -> None:
+def _version(version: object) -> int:
     if not isinstance(version, str) or not version.isascii() or not version.isdigit():
         raise ArtifactError("its header is damaged: the version is not a number.")
-    if version != str(FORMAT_VERSION):
-        raise ArtifactError(
-            f"it has format version {version[:20]}, this version of tersenet reads {FORMAT_VERSION}. Update tersenet."
-        )
+    for known in READABLE_VERSIONS:
+        if version == str(known):
+            return known
+    raise ArtifactError(
+        f"it has format version {version[:20]}, this version of tersenet reads 1 to {FORMAT_VERSION}. Update tersenet."
+    )
 
 
 def _extent(header: dict[str, object], name: str, *, start: int) -> int:
@@ -145,21 +153,33 @@ def _extent(header: dict[str, object], name: str, *, start: int) -> int:
     raise ArtifactError(f"its header is damaged: the entry of {name!r} makes no sense.")
 
 
-def _inflate(compressed: memoryview, declared: object) -> bytes:
+def _decompress(compressed: memoryview, declared: object, version: int) -> bytes:
     """Decompress, never making more bytes than the header declares or a reader accepts."""
     if not isinstance(declared, str) or not declared.isascii() or not declared.isdigit() or len(declared) > 9:
         raise ArtifactError("its header is damaged: the length of the index is not a number.")
     length = int(declared)
     if length > MAX_INDEX_BYTES:
         raise ArtifactError(f"its index claims {length} bytes, more than the {MAX_INDEX_BYTES} a real one may have.")
-    machine = zlib.decompressobj()
+    machine = zlib.decompressobj() if version == 1 else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
     try:
         index = machine.decompress(compressed, length + 1)
-    except zlib.error:
+    except (zlib.error, lzma.LZMAError):
         raise ArtifactError("its index cannot be decompressed.") from None
     if len(index) != length or not machine.eof or machine.unused_data:
         raise ArtifactError("its index does not have the length that the header tells.")
     return index
+
+
+def _header(index: int, payload: int, compressed: int, digest: str) -> bytes:
+    """The header's JSON, padded, for parts of these lengths."""
+    end = payload + compressed
+    header = {
+        "__metadata__": {"tersenet_format": str(FORMAT_VERSION), "index_bytes": str(index), "sha256": digest},
+        "payload": {"dtype": "U8", "shape": [payload], "data_offsets": [0, payload]},
+        "index": {"dtype": "U8", "shape": [compressed], "data_offsets": [payload, end]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def _digest(payload: bytes | memoryview, compressed: bytes | memoryview) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,58 +16,19 @@ from torch import Tensor, nn
 
 from tersenet.core.files import write_whole
 from tersenet.core.plan import Plan
-from tersenet.core.policy import Policy, Raw
+from tersenet.core.policy import Policy
 from tersenet.errors import ArtifactError, PolicyError
 from tersenet.graph import unwrapped
 from tersenet.pack.codecs import codec
-from tersenet.pack.container import FORMAT_VERSION, build_container, read_container
-from tersenet.pack.index import Dtype, Entry, Index, read_index, write_index
-from tersenet.pack.storage import SAME, owner, stored_tensors
+from tersenet.pack.container import build_container
+from tersenet.pack.entropy import SymbolReader, encode_streams
+from tersenet.pack.index import Dtype, Index, write_index
+from tersenet.pack.matching import check_values
+from tersenet.pack.norms import Norms
+from tersenet.pack.reading import Contents, coding_of, read_contents
+from tersenet.pack.storage import SAME, stored_tensors
 from tersenet.transforms import materialize
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSummary:
-    """One tensor of a packed file."""
-
-    name: str
-    """As in ``model.state_dict()``."""
-
-    shape: tuple[int, ...]
-
-    codec: str
-    """``raw float32``, ``raw float16``, ...; ``same as NAME`` for one that shares another's values."""
-
-    num_bytes: int
-    """Of its stream."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedInfo:
-    """What a packed file says about itself."""
-
-    version: int
-    """Of the format."""
-
-    policy: Policy
-
-    plan: Plan
-
-    provenance: dict[str, str]
-
-    size_bytes: int
-    """Of the file on disk: header, payload and index."""
-
-    payload_bytes: int
-    """Of all values."""
-
-    index_bytes: int
-    """Of the compressed index."""
-
-    tensors: tuple[TensorSummary, ...]
-
-    widened: tuple[str, ...]
-    """Tensors that were to be fp16, but are stored wider because fp16 would have spoiled them."""
+from tersenet.transforms.coded import CodedWeights
 
 
 def save_packed(
@@ -79,6 +39,8 @@ def save_packed(
     policy: Policy,
     provenance: Mapping[str, str],
     dtype: Dtype = "fp32",
+    norms: Norms = "full",
+    coded: Mapping[str, CodedWeights] | None = None,
 ) -> int:
     """Write the compressed network as one file; a failure leaves no part of it behind.
 
@@ -88,7 +50,11 @@ def save_packed(
         plan: what was cut from the original.
         policy: what the plan was made from; its ``storage`` overrides ``dtype`` per layer.
         provenance: facts about the run; names to values.
-        dtype: width of floating-point values, ``fp32`` or ``fp16``.
+        dtype: width of floating-point values that are stored plainly, ``fp32`` or ``fp16``.
+        norms: ``full``, or ``folded``: batch norms as one scale and one shift per channel, half their bytes. A folded
+            network computes the same in eval mode only, so fine-tune it before, not after.
+        coded: the weight of each layer that ``policy.storage`` stores as clusters or linear integers, by name of the
+            tensor; the model holds exactly their values.
 
     Returns:
         Bytes of the file on disk.
@@ -97,13 +63,23 @@ def save_packed(
         NotFoundError: the folder does not exist.
         ArtifactError: the file cannot be written.
         ModelError: the model has a state that cannot be stored.
-        PolicyError: the policy names a layer that the model does not have.
+        PolicyError: the policy names a layer that the model does not have, or ``coded`` matches not it or the model.
     """
-    return write_whole(path, packed_bytes(model, plan=plan, policy=policy, provenance=provenance, dtype=dtype))
+    content = packed_bytes(
+        model, plan=plan, policy=policy, provenance=provenance, dtype=dtype, norms=norms, coded=coded
+    )
+    return write_whole(path, content)
 
 
 def packed_bytes(
-    model: nn.Module, *, plan: Plan, policy: Policy, provenance: Mapping[str, str], dtype: Dtype = "fp32"
+    model: nn.Module,
+    *,
+    plan: Plan,
+    policy: Policy,
+    provenance: Mapping[str, str],
+    dtype: Dtype = "fp32",
+    norms: Norms = "full",
+    coded: Mapping[str, CodedWeights] | None = None,
 ) -> bytes:
     """The content of the file that ``save_packed`` writes, equal for equal arguments.
 
@@ -111,7 +87,8 @@ def packed_bytes(
         ModelError: as for ``save_packed``.
         PolicyError: as for ``save_packed``.
     """
-    stored = list(stored_tensors(model, policy=policy, dtype=dtype))
+    stored = list(stored_tensors(model, policy=policy, dtype=dtype, norms=norms, coded=coded))
+    check_values(unwrapped(model), coded or {})
     index = Index(
         entries=tuple(one.entry for one in stored),
         plan=plan,
@@ -119,7 +96,8 @@ def packed_bytes(
         provenance=dict(provenance),
         dtype=dtype,
     )
-    return build_container(write_index(index), b"".join(one.stream for one in stored))
+    symbols = encode_streams([one.encoded.symbols for one in stored if one.encoded.symbols is not None])
+    return build_container(write_index(index), b"".join([*(one.encoded.plain for one in stored), symbols]))
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -137,90 +115,17 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         ArtifactError: the file is damaged, truncated, of a newer version, or made for another architecture.
     """
     model = unwrapped(model)
-    index, streams, _ = _read(path)
-    _check_architecture(index, model)
+    contents = read_contents(path)
+    _check_architecture(contents.index, model)
     try:
-        compressed = materialize(model, index.plan)
+        compressed = materialize(model, contents.index.plan)
     except (PolicyError, IndexError, RuntimeError) as error:
         raise ArtifactError(f"The plan of {str(path)!r} does not fit the model: {error}") from error
-    _fill(compressed, index, streams)
-    return compressed.eval()
-
-
-def read_info(path: str | Path) -> PackedInfo:
-    """What the file says about itself, without a model.
-
-    Raises:
-        NotFoundError: there is no such file.
-        ArtifactError: the file is damaged, truncated or of a newer version.
-    """
-    index, streams, compressed_bytes = _read(path)
-    tensors = []
-    for entry, stream in zip(index.entries, streams, strict=True):
-        tensors.append(_summary(entry, index.entries, len(stream)))
-    return PackedInfo(
-        version=FORMAT_VERSION,
-        policy=index.policy,
-        plan=index.plan,
-        provenance=index.provenance,
-        size_bytes=Path(path).stat().st_size,
-        payload_bytes=sum(len(stream) for stream in streams),
-        index_bytes=compressed_bytes,
-        tensors=tuple(tensors),
-        widened=tuple(entry.name for entry in index.entries if _is_widened(entry, index)),
-    )
-
-
-def _read(path: str | Path) -> tuple[Index, list[memoryview], int]:
-    """The index, each tensor's stream (empty for ``same``) and the length of the compressed index."""
-    container = read_container(path)
     try:
-        index = read_index(container.index)
-        return index, _cut_payload(index, container.payload), container.compressed_bytes
+        _fill(compressed, contents)
     except ArtifactError as error:
         raise ArtifactError(f"{str(path)!r} cannot be read: {error}") from None
-
-
-def _cut_payload(index: Index, payload: memoryview) -> list[memoryview]:
-    streams = []
-    start = 0
-    for number, entry in enumerate(index.entries):
-        if entry.codec == SAME:
-            _check_same(entry, number, index.entries)
-            length = 0
-        else:
-            length = codec(entry.codec).num_bytes(entry.shape, entry.params)
-        if length > len(payload) - start:
-            raise ArtifactError(f"its tensor {entry.name!r} claims {length} bytes, {len(payload) - start} are left.")
-        streams.append(payload[start : start + length])
-        start += length
-    if start != len(payload):
-        raise ArtifactError(f"its payload has {len(payload) - start} bytes that belong to no tensor.")
-    return streams
-
-
-def _check_same(entry: Entry, number: int, entries: tuple[Entry, ...]) -> None:
-    source = entry.params.get("tensor")
-    if type(source) is int and 0 <= source < number:
-        first = entries[source]
-        if first.codec != SAME and first.shape == entry.shape:
-            return
-    raise ArtifactError(f"its tensor {entry.name!r} refers to no earlier tensor of its shape.")
-
-
-def _summary(entry: Entry, entries: tuple[Entry, ...], num_bytes: int) -> TensorSummary:
-    if entry.codec == SAME:
-        described = f"same as {entries[int(entry.params['tensor'])].name}"
-    else:
-        described = " ".join([entry.codec, *(str(value) for value in entry.params.values())])
-    return TensorSummary(name=entry.name, shape=entry.shape, codec=described, num_bytes=num_bytes)
-
-
-def _is_widened(entry: Entry, index: Index) -> bool:
-    layer = owner(entry.name, index.policy.storage)
-    form = None if layer is None else index.policy.storage[layer]
-    asked = form.dtype if isinstance(form, Raw) else index.dtype
-    return asked == "fp16" and entry.params.get("dtype") in ("float32", "float64")
+    return compressed.eval()
 
 
 def _check_architecture(index: Index, model: nn.Module) -> None:
@@ -280,11 +185,21 @@ def _mismatch(difference: str) -> ArtifactError:
     )
 
 
-def _fill(model: nn.Module, index: Index, streams: list[memoryview]) -> None:
+def _fill(model: nn.Module, contents: Contents) -> None:
+    """Put the values into the network, whose shapes have been checked: they bound what the stream may claim."""
+    entries = contents.index.entries
     tensors = model.state_dict()
+    shared = {int(entry.params["tensor"]) for entry in entries if entry.codec == SAME}
     values: dict[int, Tensor] = {}
+    reader = SymbolReader(contents.coded)
     with torch.no_grad():
-        for number, (entry, stream) in enumerate(zip(index.entries, streams, strict=True)):
-            if entry.codec != SAME:
-                values[number] = torch.from_numpy(codec(entry.codec).decode(stream, entry.shape, entry.params))
-            tensors[entry.name].copy_(values[number if entry.codec != SAME else int(entry.params["tensor"])])
+        for number, (entry, plain) in enumerate(zip(entries, contents.plain, strict=True)):
+            if entry.codec == SAME:
+                tensors[entry.name].copy_(values[int(entry.params["tensor"])])
+                continue
+            symbols = reader.read(entry.shape, coding_of(entry))
+            found = torch.from_numpy(codec(entry.codec).decode(plain, symbols, entry.shape, entry.params))
+            tensors[entry.name].copy_(found)
+            if number in shared:
+                values[number] = found
+    reader.finish()

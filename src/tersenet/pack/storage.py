@@ -1,18 +1,17 @@
-"""Which values of a network are stored, and in which width.
+"""Which values of a network are stored, and in which form.
 
-The order is that of ``model.state_dict()``. Floating-point tensors are stored in the width the policy gives their
-layer, else in the default; integers and bools exactly. A tensor that the narrow width would spoil is stored in the next
-wider one: where a finite value would become infinite, or where rounding would err by more than the format's own 2^-11
-of the largest value of a parameter, or of any one value of a buffer (a running variance is divided by, so that its
-smallest entries count).
+The order is that of ``model.state_dict()``. The weight of a layer that the policy stores as clusters or linear
+integers is stored as the coded weights that are given for it; batch norms may be folded (``pack/norms.py``). Everything
+else is plain: floating-point tensors in the width the policy gives their layer, else in the default; integers and bools
+exactly. In a file with coded weights, a number that fills a whole tensor is stored once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,71 +19,99 @@ from tersenet.core.policy import Policy, Raw
 from tersenet.core.registry import unknown_name
 from tersenet.errors import ModelError, PolicyError
 from tersenet.graph import duplicate, unwrapped
-from tersenet.pack.codecs import Array, codecs
+from tersenet.pack.codecs import Array, Encoded, decoded, encode_coded, num_bytes
 from tersenet.pack.index import Dtype, Entry
+from tersenet.pack.matching import MemoryKey, coded_by_memory, memory_of
+from tersenet.pack.norms import Norms, folded_tensors
+from tersenet.pack.plain import encode_plain, plain_array, without_repetition
+from tersenet.transforms.coded import CodedWeights
 
 SAME = "same"
 """Codec of a tensor that shares its memory with an earlier one, whose number is the parameter ``tensor``."""
 
-_EXACT = {
-    torch.int8: "int8",
-    torch.int16: "int16",
-    torch.int32: "int32",
-    torch.int64: "int64",
-    torch.uint8: "uint8",
-    torch.bool: "bool",
-}
-_WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
-_ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-24}
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
     """One tensor as it will stand in the file."""
 
-    entry: Entry
+    name: str
+    """As in ``model.state_dict()``."""
 
     tensor: Tensor
     """The tensor of the model, sharing its memory."""
 
-    stream: bytes
-    """Its bytes; empty if the values are another's."""
+    encoded: Encoded
+    """Its values; codec ``same`` if they are another's."""
+
+    @property
+    def entry(self) -> Entry:
+        """What the index says about it."""
+        return Entry(
+            name=self.name, shape=tuple(self.tensor.shape), codec=self.encoded.codec, params=self.encoded.params
+        )
+
+    def decoded(self) -> Array:
+        """The values that a reader of the file finds."""
+        return decoded(self.encoded, tuple(self.tensor.shape))
 
 
-def stored_tensors(model: nn.Module, *, policy: Policy, dtype: Dtype) -> Iterator[Stored]:
+def stored_tensors(
+    model: nn.Module,
+    *,
+    policy: Policy,
+    dtype: Dtype,
+    norms: Norms = "full",
+    coded: Mapping[str, CodedWeights] | None = None,
+) -> Iterator[Stored]:
     """Encode the tensors of ``model.state_dict()``, one after the other.
 
     Args:
-        policy: gives the width per layer (``storage``); a layer's entry covers all its tensors.
+        policy: gives the form per layer (``storage``); the width in an entry for plain numbers covers all its tensors.
         dtype: width of all others.
+        norms: whether batch norms are folded.
+        coded: weights of the layers that the policy stores as clusters or linear integers, by name of the tensor; the
+            model's own values of them do not matter.
 
     Raises:
         ModelError: the model has a state that is no tensor, or of a number format that cannot be stored.
-        PolicyError: ``policy.storage`` names a layer that the model does not have.
+        PolicyError: ``policy.storage`` names a layer that the model does not have, or ``coded`` does not match it.
     """
+    if norms not in ("full", "folded"):
+        raise ValueError(f"norms must be 'full' or 'folded', got {norms!r}.")
     model = unwrapped(model)
     _check_layers(model, policy)
+    by_memory = coded_by_memory(model, policy, coded or {})
+    widths = partial(_asked, policy=policy, dtype=dtype)
+    folded = folded_tensors(model, widths) if norms == "folded" else {}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    seen: dict[tuple[object, ...], int] = {}
+    seen: dict[MemoryKey, int] = {}
     for number, (name, tensor) in enumerate(model.state_dict().items()):
         if not isinstance(tensor, Tensor):
             raise ModelError(f"{name!r} is a {type(tensor).__name__}; only tensors can be stored in a packed file.")
-        shape = tuple(tensor.shape)
-        key = _memory(tensor)
+        key = memory_of(tensor)
         if key in seen:
-            entry = Entry(name=name, shape=shape, codec=SAME, params={"tensor": seen[key]})
-            yield Stored(entry=entry, tensor=tensor, stream=b"")
-            continue
+            encoded = Encoded(codec=SAME, params={"tensor": seen[key]})
+        elif key in by_memory:
+            encoded = encode_coded(by_memory[key])
+        elif name in folded:
+            encoded = folded[name]
+        else:
+            encoded = encode_plain(plain_array(tensor, name), asked=widths(name), strict=name not in parameters)
+        if by_memory:
+            encoded = without_repetition(encoded)
         if tensor.numel():
-            seen[key] = number
-        values = _as_array(tensor, name)
-        width = _raw_dtype(values, asked=_asked(name, policy, dtype), is_parameter=name in parameters)
-        encoded = codecs.get("raw").encode(values, {"dtype": width})
-        entry = Entry(name=name, shape=shape, codec="raw", params=encoded.params)
-        yield Stored(entry=entry, tensor=tensor, stream=encoded.stream)
+            seen.setdefault(key, number)
+        yield Stored(name=name, tensor=tensor, encoded=encoded)
 
 
-def as_stored(model: nn.Module, *, policy: Policy | None = None, dtype: Dtype = "fp32") -> nn.Module:
+def as_stored(
+    model: nn.Module,
+    *,
+    policy: Policy | None = None,
+    dtype: Dtype = "fp32",
+    norms: Norms = "full",
+    coded: Mapping[str, CodedWeights] | None = None,
+) -> nn.Module:
     """A copy of the model with the values that a packed file would give back.
 
     What is measured on this copy is what a user of the file gets: trial and file agree.
@@ -93,6 +120,8 @@ def as_stored(model: nn.Module, *, policy: Policy | None = None, dtype: Dtype = 
         model: stays as it is.
         policy: as for ``save_packed``; None stores everything as ``dtype``.
         dtype: as for ``save_packed``.
+        norms: as for ``save_packed``.
+        coded: as for ``save_packed``, but the copy takes these values, whatever the model holds.
 
     Raises:
         ModelError: as for ``save_packed``.
@@ -100,28 +129,35 @@ def as_stored(model: nn.Module, *, policy: Policy | None = None, dtype: Dtype = 
     """
     rounded = duplicate(unwrapped(model))
     with torch.no_grad():
-        for stored in stored_tensors(rounded, policy=policy or Policy(), dtype=dtype):
-            if stored.entry.codec != SAME:
-                values = codecs.get("raw").decode(stored.stream, stored.entry.shape, stored.entry.params)
-                stored.tensor.copy_(torch.from_numpy(values))
+        for stored in stored_tensors(rounded, policy=policy or Policy(), dtype=dtype, norms=norms, coded=coded):
+            if stored.encoded.codec != SAME:
+                stored.tensor.copy_(torch.from_numpy(stored.decoded()))
     return rounded
 
 
-def bytes_per_element(model: nn.Module, *, policy: Policy | None = None, dtype: Dtype = "fp32") -> dict[str, float]:
+def bytes_per_element(
+    model: nn.Module,
+    *,
+    policy: Policy | None = None,
+    dtype: Dtype = "fp32",
+    norms: Norms = "full",
+    coded: Mapping[str, CodedWeights] | None = None,
+) -> dict[str, float]:
     """Bytes that one value of each floating-point tensor takes in the file, by name as in ``state_dict()``.
 
-    Tensors that share another's memory take none. Widths follow the present values: training can change one.
+    Tensors that share another's memory take none, nor do the statistics of folded norms. Widths follow the present
+    values: training can change one. Of coded weights it is the average, codebooks or scales included.
 
     Raises:
         ModelError: as for ``save_packed``.
         PolicyError: as for ``save_packed``.
     """
-    found = {}
-    for stored in stored_tensors(model, policy=policy or Policy(), dtype=dtype):
-        if stored.tensor.is_floating_point():
-            width = np.dtype(str(stored.entry.params["dtype"])).itemsize if stored.entry.codec != SAME else 0
-            found[stored.entry.name] = float(width)
-    return found
+    stored_ones = stored_tensors(model, policy=policy or Policy(), dtype=dtype, norms=norms, coded=coded)
+    return {
+        stored.name: num_bytes(stored.encoded) / max(1, stored.tensor.numel())
+        for stored in stored_ones
+        if stored.tensor.is_floating_point()
+    }
 
 
 def _check_layers(model: nn.Module, policy: Policy) -> None:
@@ -142,44 +178,3 @@ def owner(name: str, layers: Mapping[str, object]) -> str | None:
     """The innermost of ``layers`` that the tensor ``name`` lies in; None if it lies in none."""
     inside = [layer for layer in layers if name.startswith(f"{layer}.")]
     return max(inside, key=len, default=None)
-
-
-def _memory(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride()
-
-
-def _as_array(tensor: Tensor, name: str) -> Array:
-    values = tensor.detach().cpu()
-    if values.layout != torch.strided or values.is_quantized or values.dtype not in {*_EXACT, *_WIDTHS}:
-        raise ModelError(
-            f"{name!r} has number format {tensor.dtype} ({tensor.layout}), which a packed file cannot store. "
-            "Convert it to float32."
-        )
-    if values.dtype == torch.bfloat16:
-        values = values.float()
-    return np.asarray(values.numpy())
-
-
-def _raw_dtype(values: Array, *, asked: Dtype, is_parameter: bool) -> str:
-    if values.dtype.kind != "f":
-        return str(values.dtype)
-    if values.dtype == np.float16 or (asked == "fp16" and _fits(values, "float16", is_parameter=is_parameter)):
-        return "float16"
-    if values.dtype == np.float32 or _fits(values, "float32", is_parameter=is_parameter):
-        return "float32"
-    return "float64"
-
-
-def _fits(values: Array, dtype: str, *, is_parameter: bool) -> bool:
-    """Whether every value survives rounding to ``dtype`` as well as that format rounds."""
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = values.astype(dtype).astype(values.dtype)
-    finite = np.isfinite(values)
-    if not np.array_equal(finite, np.isfinite(rounded)):
-        return False
-    if not finite.any():
-        return True
-    size = np.abs(values[finite])
-    error = np.abs(rounded[finite] - values[finite])
-    scale = size.max() if is_parameter else size
-    return bool(np.all(error <= _ROUNDING[dtype] * scale))

@@ -7,7 +7,7 @@ budget, so that what is searched over is how groups differ.
 from __future__ import annotations
 
 from tersenet.agents import CEM, CEMConfig
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -38,5 +38,6 @@ cem = register(
         config_type=CEMRecipeConfig,
         build=build,
         is_control=True,
+        decides=EVERYTHING,
     )
 )

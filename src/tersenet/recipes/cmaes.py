@@ -6,7 +6,7 @@ Source: Hansen 2016, arXiv:1604.00772, see ``adapters/optuna.py``; decoded by ``
 from __future__ import annotations
 
 from tersenet.adapters import optuna
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -21,6 +21,7 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
         num_trials=config.trials,
         num_warmup=0,
         is_control=True,
+        sequential=True,
     )
 
 
@@ -32,6 +33,7 @@ cmaes = register(
         config_type=ChannelConfig,
         build=build,
         is_control=True,
+        decides=EVERYTHING,
         extra=optuna.EXTRA,
         libraries=optuna.LIBRARIES,
     )

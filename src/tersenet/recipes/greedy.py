@@ -49,6 +49,7 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
         num_trials=config.trials,
         num_warmup=0,
         is_control=True,
+        sequential=True,
         num_probes=agent.num_probes,
         probe_env=make_env(without_budget(problem), config, decoder="level"),
     )

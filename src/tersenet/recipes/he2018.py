@@ -5,7 +5,7 @@ rates 1e-4 and 1e-3, tau 0.01, discount 1, batch 64, truncated-normal noise from
 moving average on every step, the budget held by clipping each action so that the rest can still fit).
 Differs: decisions per coupled channel group instead of per layer; the replay holds executed actions; the budget's slack
 is filled; warm-up is max(10, trials / 4) and the noise reaches 0.05 at 80 % of the trials, since 200 trials are usual
-here and not 800; batch-norm statistics are recalibrated before the reward where the paper reconstructs.
+here and not 800; batch-norm statistics are recalibrated before the reward; the paper's reconstruction is ``repair``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tersenet.agents import RandomAgent
 from tersenet.envs import DecoderName
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -38,6 +38,7 @@ random = register(
         config_type=RandomConfig,
         build=build,
         is_control=True,
+        decides=EVERYTHING,
         follows=("decoder",),
     )
 )

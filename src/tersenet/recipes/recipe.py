@@ -14,10 +14,21 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
+from tersenet.core.protocols import FloatArray
 from tersenet.core.registry import Registry, unknown_name
-from tersenet.embed import group_features
-from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, LayerwiseEnv, channel_space
-from tersenet.envs.rewards import accuracy_reward
+from tersenet.embed import group_features, layer_features
+from tersenet.envs import (
+    Budget,
+    ChannelDecisions,
+    ChannelSpace,
+    DecoderName,
+    LayerwiseEnv,
+    Space,
+    StorageDecisions,
+    StorageSpace,
+    channel_space,
+)
+from tersenet.envs.rewards import accuracy_reward, haq_reward
 from tersenet.errors import MissingExtraError, SearchError
 from tersenet.evaluators import RepairName
 from tersenet.graph import ModelGraph
@@ -69,14 +80,39 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """Share of the loss that follows the original network; 0 switches distillation off."""
 
 
+Decides = Literal["channels", "clusters", "weight_bits"]
+
+EVERYTHING: tuple[Decides, ...] = ("channels", "clusters", "weight_bits")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What a search is given: the network as data, what may be cut, and what must be kept to."""
 
     graph: ModelGraph
-    space: ChannelSpace
+    space: Space
     budget: Budget
     seed: int
+
+    layers: tuple[str, ...] = ()
+    """Layers whose storage is decided, in the order of a ``StorageSpace``; empty where channels are decided."""
+
+    distortions: Callable[[], list[FloatArray]] | None = None
+    """What storing does to each layer: per decision the expected rise of the loss for every count; computed when asked
+    for. Only where storage is decided."""
+
+
+class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
+    """What every search over storage needs: what comes before it, and the counts to choose from."""
+
+    pruning_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of channels that is cut from every group before, by ``criterion``; the network is then tuned once more."""
+
+    fewest: Annotated[int, Field(ge=1)] = 2
+    """Smallest number of clusters, or of bits, of a layer."""
+
+    most: Annotated[int, Field(ge=2, le=256)] = 256
+    """Largest number of clusters, or of bits, of a layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +138,19 @@ class Recipe:
     follows: tuple[str, ...] = ()
     """Own fields that it takes over, as a control, from a recipe that has them as well."""
 
+    decides: tuple[Decides, ...] = ("channels",)
+    """What it can search over; the first is what ``compress`` does with it, a control takes what stands beside it."""
+
     extra: str = ""
     """Extra that must be installed; empty: none."""
 
     libraries: tuple[str, ...] = ()
     """What that extra installs."""
+
+    @property
+    def stores(self) -> bool:
+        """Whether it decides how weights are stored, not which channels stay."""
+        return self.decides[0] != "channels"
 
     def num_trials(self, config: ChannelConfig) -> int:
         """Policies that a search evaluates."""
@@ -164,13 +208,23 @@ def make_space(graph: ModelGraph, config: ChannelConfig) -> ChannelSpace:
 
 
 def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -> LayerwiseEnv:
-    """The walk over the groups that may be cut, with AMC's state features."""
-    group_ids = [problem.graph.channel_groups[int(index)].group_id for index in problem.space.indices]
+    """The walk over the groups that may be cut, with AMC's state features, or over layers, with HAQ's."""
+    space = problem.space
+    if isinstance(space, StorageSpace):
+        return LayerwiseEnv(
+            space,
+            problem.budget,
+            layer_features(problem.graph, problem.layers),
+            decisions=StorageDecisions(problem.layers, kind=space.kind),
+            decoder=decoder,
+        )
+    assert isinstance(space, ChannelSpace)
+    group_ids = [problem.graph.channel_groups[int(index)].group_id for index in space.indices]
     return LayerwiseEnv(
-        problem.space,
+        space,
         problem.budget,
         group_features(problem.graph, group_ids),
-        decisions=ChannelDecisions(group_ids, problem.space.num_channels, criterion=config.criterion),
+        decisions=ChannelDecisions(group_ids, space.num_channels, criterion=config.criterion),
         decoder=decoder,
     )
 
@@ -186,11 +240,17 @@ def as_control(main: ChannelConfig, control: Recipe) -> ChannelConfig:
     return control.config_type.model_validate(main.model_dump(include=shared))
 
 
-def controls() -> list[str]:
+def controls(decides: Decides = "channels") -> list[str]:
     """Names of the recipes that stand beside agents for comparison, sorted."""
-    return [name for name in registry.names() if registry.get(name).is_control]
+    known = (registry.get(name) for name in registry.names())
+    return [recipe.name for recipe in known if recipe.is_control and decides in recipe.decides]
 
 
 def quality_reward(evaluation: Evaluation, policy: Policy) -> float:
     """AMC's reward under a hard budget: the measured quality alone, since every policy keeps to the budget."""
     return accuracy_reward(evaluation.metrics.quality)
+
+
+def storage_reward(evaluation: Evaluation, policy: Policy) -> float:
+    """HAQ's reward under a hard budget."""
+    return haq_reward(evaluation.metrics.quality)

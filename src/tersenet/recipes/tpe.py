@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tersenet.adapters import optuna
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -39,6 +39,7 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
         num_trials=config.trials,
         num_warmup=0,
         is_control=True,
+        sequential=True,
     )
 
 
@@ -50,6 +51,7 @@ tpe = register(
         config_type=TPEConfig,
         build=build,
         is_control=True,
+        decides=EVERYTHING,
         extra=optuna.EXTRA,
         libraries=optuna.LIBRARIES,
     )

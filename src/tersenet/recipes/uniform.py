@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tersenet.agents import ConstantAgent
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -29,6 +29,7 @@ uniform = register(
         config_type=ChannelConfig,
         build=build,
         is_control=True,
+        decides=EVERYTHING,
         is_rule=True,
     )
 )

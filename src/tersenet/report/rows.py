@@ -156,6 +156,9 @@ def _cost_rows(run: RunSummary) -> list[Row]:
     ratio = compression_ratio(run)
     if ratio is not None:
         rows.append(Row(label="Compression ratio, by bytes", original="1.00x", compressed=f"{ratio:.2f}x"))
+    if run.paper_ratio is not None:
+        label = "Paper ratio: index bits, convolutions only"
+        rows.append(Row(label=label, original="1.00x", compressed=f"{run.paper_ratio:.2f}x"))
     return rows
 
 

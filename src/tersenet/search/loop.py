@@ -3,13 +3,20 @@
 Two savings, both fixed by what the study holds, so that a resumed run goes the same way: a policy that any method of
 the study has measured to its end is looked up, and with racing a trial may stop as soon as it can hardly come among
 the best ``RACING_RANK`` of its method. What a stopped trial had reached by then is its reward.
+
+With an evaluator that measures several policies at once, that many trials are in flight (``searcher.py``). They are
+told in the order asked, a policy that is in flight already is not measured a second time, and racing knows only what
+was told before a trial was asked for: nothing depends on which of them is measured first.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+
 from tersenet.core.metrics import Evaluation
 from tersenet.core.progress import Progress
-from tersenet.core.protocols import Evaluator
+from tersenet.core.protocols import Evaluator, ParallelEvaluator
 from tersenet.search.searcher import PROBE, Method, Searcher, candidates
 from tersenet.search.study import Study, Trial
 
@@ -36,24 +43,57 @@ def run_method(
     Returns:
         All trials of the method, in order.
     """
-    searcher = Searcher(method, study, seed=seed)
-    known = _measured_before(study)
+    workers = evaluator.workers if isinstance(evaluator, ParallelEvaluator) else 1
+    searcher = Searcher(method, study, seed=seed, workers=workers)
+    flight = _Flight(evaluator, _measured_before(study), searcher, racing=racing)
     stage = f"search {method.name}"
     progress.start(stage, method.num_trials, done=len(searcher.told))
     while not searcher.is_done:
-        trial = searcher.ask()
-        digest = trial.policy.digest()
-        if digest in known:
-            evaluation = known[digest].model_copy(update={"seconds": 0.0, "looked_up": True})
-        else:
-            threshold = hopeless_below(searcher.told) if racing and trial.phase != PROBE else None
-            evaluation = evaluator.evaluate(trial.policy, hopeless_below=threshold)
+        while searcher.can_ask:
+            flight.begin(searcher.ask())
+        trial, evaluation = flight.oldest()
         searcher.tell(trial, evaluation)
-        if not evaluation.stopped_early:
-            known[digest] = evaluation
         progress.update(stage, len(searcher.told), _facts(searcher.told, rival))
     progress.finish(stage)
     return searcher.told
+
+
+class _Flight:
+    """The trials in flight and what measures them."""
+
+    def __init__(self, evaluator: Evaluator, known: dict[str, Evaluation], searcher: Searcher, *, racing: bool) -> None:
+        self._evaluator = evaluator
+        self._known = known
+        self._searcher = searcher
+        self._racing = racing
+        self._begun: deque[tuple[Trial, Callable[[], Evaluation] | None]] = deque()
+
+    def begin(self, trial: Trial) -> None:
+        """Have a trial measured, unless its policy was measured before or is in flight."""
+        digest = trial.policy.digest()
+        is_known = digest in self._known or any(other.policy.digest() == digest for other, _ in self._begun)
+        self._begun.append((trial, None if is_known else self._measured(trial)))
+
+    def oldest(self) -> tuple[Trial, Evaluation]:
+        """The trial that was begun first, and what came of it."""
+        trial, wait = self._begun.popleft()
+        digest = trial.policy.digest()
+        if wait is None and digest in self._known:
+            return trial, self._known[digest].model_copy(update={"seconds": 0.0, "looked_up": True})
+        if wait is None:  # the same policy was in flight and stopped early
+            wait = self._measured(trial)
+        evaluation = wait()
+        if not evaluation.stopped_early:
+            self._known[digest] = evaluation
+        return trial, evaluation
+
+    def _measured(self, trial: Trial) -> Callable[[], Evaluation]:
+        evaluator, policy = self._evaluator, trial.policy
+        is_raced = self._racing and trial.phase != PROBE
+        threshold = hopeless_below(self._searcher.told_before(trial)) if is_raced else None
+        if isinstance(evaluator, ParallelEvaluator):
+            return evaluator.begin(policy, hopeless_below=threshold)
+        return lambda: evaluator.evaluate(policy, hopeless_below=threshold)
 
 
 def hopeless_below(told: list[Trial]) -> float | None:

@@ -58,7 +58,8 @@ class Trial:
     reward: float | None = None
 
     seconds: float | None = None
-    """Wall-clock seconds from ask to the end of learning."""
+    """Wall-clock seconds from ask, or from the end of the trial before where several are in flight, to the end of
+    learning: over all trials they add up to what the search took."""
 
 
 class Study:

@@ -2,23 +2,35 @@
 
 from tersenet.transforms.channels import materialize
 from tersenet.transforms.check import check_cut, relative_difference, verify_groups
+from tersenet.transforms.clusters import ClusterCache, clusterable_layers, share_weights, write_values
 from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
 from tersenet.transforms.plan import make_plan, member_views, plan_for
+from tersenet.transforms.quantize import entropy_bits, quantize, squared_error, squared_errors
 from tersenet.transforms.reconstruct import Reconstruction, collect_moments
 from tersenet.transforms.simulate import simulate
+from tersenet.transforms.storage import Coder
 
 __all__ = [
+    "ClusterCache",
     "CodedWeights",
+    "Coder",
     "LinearWeights",
     "Reconstruction",
     "SharedWeights",
     "check_cut",
+    "clusterable_layers",
     "collect_moments",
+    "entropy_bits",
     "make_plan",
     "materialize",
     "member_views",
     "plan_for",
+    "quantize",
     "relative_difference",
+    "share_weights",
     "simulate",
+    "squared_error",
+    "squared_errors",
     "verify_groups",
+    "write_values",
 ]

@@ -1,0 +1,192 @@
+"""What int8 with quantised activations gains: ResNet-20 and ResNet-56 in onnxruntime, dense and at half their MACs.
+
+Each network is written as fp32 and as static int8 (QDQ, activations calibrated on 512 training images). All four files
+of a network are timed in turns, one thread, at batch 1 and 64; `latency_ratio` and `speedup` compare with the dense
+fp32 file of the same network and batch size, `speedup_int8` with the fp32 file of the same weights. `cpu_speedup` and
+`cpu_speedup_int8` are the same in processor time: on a busy machine long passes are interrupted and short ones are not,
+which can make the wall clock say 7 where it is 2. Where the two disagree, believe the processor. `top1` is on the
+whole test split, in onnxruntime; `agreement` is the share of its first 2,000 images that get the class that torch gives
+them. Half the MACs: the uniform policy, batch norms recalibrated, fine-tuned for `--epochs`.
+
+    python benchmarks/int8.py --data DATA_FOLDER [--epochs 3] [--networks resnet20 resnet56]
+
+DATA_FOLDER holds cifar10/ and weights/. Networks that are there already are kept. Speed needs a processor with VNNI
+instructions (`vnni` in the rows); prints all rows and writes benchmarks/results/int8.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows import ResultFile, print_rows
+
+from tersenet import Target, data, models
+from tersenet.api import CompressOptions
+from tersenet.api.prepare import prepare
+from tersenet.core.metrics import Latency
+from tersenet.export import OnnxRunner, check_onnx, export_int8, export_onnx
+from tersenet.measurement import accuracy_of, activation_ranges, measure_latency
+from tersenet.recipes import Problem, make_env
+from tersenet.train import TrainConfig, fit, recalibrate
+from tersenet.transforms import make_plan, materialize
+
+CALIBRATION_IMAGES = 512
+RECALIBRATION_IMAGES = 2048
+CHECKED_IMAGES = 2000
+NUM_RUNS = {1: 300, 64: 40}
+WARMUP = 5
+COLUMNS = ("network", "method", "batch_size", "top1", "agreement", "macs_ratio", "size_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network in both forms."""
+
+    method: str
+    model: nn.Module
+    macs_ratio: float
+    finetune_epochs: int
+
+
+class Pass:
+    """One forward pass, which notes the processor time of this thread, the only one that computes."""
+
+    def __init__(self, runner: OnnxRunner, batch: Tensor) -> None:
+        self._runner, self._batch = runner, batch
+        self._times: list[float] = []
+
+    def __call__(self) -> None:
+        begin = time.thread_time()
+        self._runner(self._batch)
+        self._times.append(time.thread_time() - begin)
+
+    def cpu_ms(self) -> float:
+        """Median without the warm-up."""
+        return 1000.0 * statistics.median(self._times[WARMUP:])
+
+
+def inputs(cifar: data.Data, count: int, *, seed: int) -> list[Tensor]:
+    """Training images as they are, in batches."""
+    source = cifar.train.source.batches(64, shuffle_seed=seed, first=count)
+    return [images for images, _ in source if isinstance(images, Tensor)]
+
+
+def halved(name: str, model: nn.Module, cifar: data.Data, epochs: int, work: Path) -> Case:
+    """The network of the uniform policy at half the MACs."""
+    options = CompressOptions(recipe_options={})
+    target = Target(max_macs_ratio=0.5)
+    prepared = prepare(model, cifar.example_inputs(), target=target, recipe="uniform", options=options)
+    problem = Problem(graph=prepared.graph, space=prepared.space, budget=prepared.budget, seed=0)
+    env = make_env(problem, prepared.config, decoder="level")
+    policy = env.decode(np.full((prepared.space.num_decisions, 1), 0.5))
+    small = materialize(model, make_plan(model, prepared.graph, policy, seed=0))
+    recalibrate(small, inputs(cifar, RECALIBRATION_IMAGES, seed=0))
+    if epochs:
+        config = TrainConfig(epochs=epochs, learning_rate=0.02, distill_weight=0.7, seed=0)
+        fit(small, cifar.train, cifar.search, config, teacher=model, checkpoint=work / f"{name}-{epochs}.pt")
+    macs_ratio = prepared.cost_ratios(policy)["macs"]
+    return Case(method="uniform", model=small.eval(), macs_ratio=macs_ratio, finetune_epochs=epochs)
+
+
+def has_vnni() -> bool | None:
+    """Whether the processor multiplies 8-bit integers four at a time; None where that is not known."""
+    facts = Path("/proc/cpuinfo")
+    return "vnni" in facts.read_text() if facts.exists() else None
+
+
+def write_files(case: Case, cifar: data.Data, work: Path) -> dict[str, Path]:
+    """Both files of a network, by method."""
+    fp32, int8 = work / f"{case.method}.onnx", work / f"{case.method}-int8.onnx"
+    export_onnx(fp32, case.model, cifar.example_inputs())
+    export_int8(int8, fp32, activation_ranges(fp32, inputs(cifar, CALIBRATION_IMAGES, seed=1)))
+    return {case.method: fp32, f"{case.method}-int8": int8}
+
+
+def rows_of(name: str, cifar: data.Data, *, root: Path, epochs: int, work: Path) -> list[dict[str, object]]:
+    """Build, write, time and measure one network."""
+    model = models.build(name)
+    models.load_weights(model, root / "weights" / f"{name}_cifar10.safetensors")
+    dense = Case(method="dense", model=model.eval(), macs_ratio=1.0, finetune_epochs=0)
+    cases = [dense, halved(name, model, cifar, epochs, work)]
+    files = {method: (case, path) for case in cases for method, path in write_files(case, cifar, work).items()}
+    runners = {method: OnnxRunner(path, num_threads=1) for method, (_, path) in files.items()}
+    facts = {
+        method: {"network": name, "data": "cifar10", "method": method, "seed": 0}
+        | {"macs_ratio": case.macs_ratio, "finetune_epochs": case.finetune_epochs, "vnni": has_vnni()}
+        | {"size_bytes": path.stat().st_size, **measured(runners[method], case, path, cifar)}
+        for method, (case, path) in files.items()
+    }
+    rows = []
+    for batch_size, num_runs in NUM_RUNS.items():
+        (batch,) = cifar.example_inputs(batch_size)
+        passes = {method: Pass(runner, batch) for method, runner in runners.items()}
+        found = measure_latency(passes, num_runs=num_runs, warmup=WARMUP, runtime="onnxruntime", batch_size=batch_size)
+        cpu_ms = {method: one.cpu_ms() for method, one in passes.items()}
+        for method, (case, _) in files.items():
+            rows.append(facts[method] | time_fields(found, cpu_ms, method, case.method))
+    return rows
+
+
+def time_fields(found: dict[str, Latency], cpu_ms: dict[str, float], method: str, fp32: str) -> dict[str, object]:
+    """Latency of one file beside the dense one's and beside that of the same weights in fp32."""
+    own, dense = found[method], found["dense"]
+    return {
+        "batch_size": own.batch_size,
+        "median_ms": own.median_ms,
+        "quartiles_ms": [own.low_ms, own.high_ms],
+        "latency_ratio": own.median_ms / dense.median_ms,
+        "speedup": dense.median_ms / own.median_ms,
+        "speedup_int8": found[fp32].median_ms / own.median_ms,
+        "cpu_ms": cpu_ms[method],
+        "cpu_speedup": cpu_ms["dense"] / cpu_ms[method],
+        "cpu_speedup_int8": cpu_ms[fp32] / cpu_ms[method],
+    }
+
+
+def measured(runner: OnnxRunner, case: Case, path: Path, cifar: data.Data) -> dict[str, object]:
+    """Accuracy of a file on the test split, and how often it agrees with torch."""
+    test = cifar.test.source
+    top1 = accuracy_of(lambda images: runner(images)[0], test, batch_size=250).top1
+    same = (images for images, _ in test.batches(250, first=CHECKED_IMAGES))
+    check = check_onnx(path, case.model, same, num_threads=1)
+    return {"top1": top1, "agreement": check.agreement}
+
+
+def main() -> None:
+    """Measure what is missing, print all rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
+    parser.add_argument("--work", type=Path, default=Path("runs/int8"), help="folder for files and checkpoints")
+    parser.add_argument("--epochs", type=int, default=3, help="fine-tuning of the cut networks")
+    parser.add_argument("--networks", nargs="*", default=["resnet20", "resnet56"])
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("give --data, or set TERSENET_DATA")
+    cifar = data.cifar10(arguments.data / "cifar10")
+    file = ResultFile("int8", command="python benchmarks/int8.py")
+    for name in arguments.networks:
+        if file.has(network=name):
+            continue
+        work = arguments.work / name
+        work.mkdir(parents=True, exist_ok=True)
+        begin = time.perf_counter()
+        rows = rows_of(name, cifar, root=arguments.data, epochs=arguments.epochs, work=work)
+        for row in rows:
+            file.add(row, seconds=(time.perf_counter() - begin) / len(rows))
+    print_rows(
+        file.rows, (*COLUMNS, "median_ms", "speedup", "speedup_int8", "cpu_ms", "cpu_speedup", "cpu_speedup_int8")
+    )
+
+
+if __name__ == "__main__":
+    main()

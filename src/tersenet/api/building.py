@@ -1,0 +1,261 @@
+"""The steps from a policy to a network as it will be delivered: cut, repair, tune, code, tune again, store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from tersenet import pack
+from tersenet.api.options import CompressOptions
+from tersenet.api.prepare import Prepared, storage_dtype
+from tersenet.core.metrics import Metrics
+from tersenet.core.plan import Plan
+from tersenet.core.policy import Policy, Raw
+from tersenet.core.summary import EpochPoint
+from tersenet.core.target import Target
+from tersenet.data import Data
+from tersenet.evaluators import Repair, make_repair
+from tersenet.graph import duplicate
+from tersenet.measurement import measure_quality
+from tersenet.measurement.placement import kept_modes, placement_of
+from tersenet.train import TrainConfig, attach_coded, detach_coded, fit
+from tersenet.transforms import CodedWeights, Coder, make_plan, materialize
+
+Dtype = Literal["fp32", "fp16"]
+
+CHECKPOINTS = "checkpoints"
+"""Folder inside that of the run."""
+
+HALF_PRECISION_TOLERANCE = 0.1
+"""Points of search-split quality that storing as fp16 may cost before fp32 is taken instead."""
+
+REPAIR_SAMPLES = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """One policy, built and tuned."""
+
+    model: nn.Module
+    """As the packed file will hold it."""
+
+    policy: Policy
+    """With the form of storage."""
+
+    plan: Plan
+    dtype: Dtype
+    """How weights are stored that are stored plainly."""
+
+    coded: Mapping[str, CodedWeights]
+    """Weights stored as clusters or linear integers, by name of the tensor; the model holds their values."""
+
+    metrics: Metrics
+    """On the whole search split."""
+
+    size_bytes: int
+    """Of the packed file."""
+
+    epochs: tuple[EpochPoint, ...]
+    seconds: float
+
+    @property
+    def norms(self) -> pack.Norms:
+        """How batch norms are stored: small next to coded weights, so that the file is what the policy made it."""
+        return "folded" if self.coded else "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningJob:
+    """What stays the same between the tunings of a run."""
+
+    prepared: Prepared
+    data: Data
+    target: Target | None
+    seed: int
+    options: CompressOptions
+    folder: Path
+    """Of the run; checkpoints go below it."""
+
+    provenance: Mapping[str, str]
+    reference: float | None
+    """Search-split quality that ``max_top1_drop`` counts from; None without that bound."""
+
+    def keeps_drop(self, tuned: Tuned) -> bool:
+        """Whether the quality is within ``max_top1_drop`` of the reference."""
+        if self.reference is None or self.target is None or self.target.max_top1_drop is None:
+            return True
+        return tuned.metrics.quality >= self.reference - self.target.max_top1_drop
+
+    @property
+    def size_bound(self) -> float:
+        """Bytes the packed file may have."""
+        if self.target is None:
+            return float("inf")
+        original = {limit.kind: limit.original for limit in self.prepared.costs}
+        return self.target.limits(original).get("size_bytes", float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutNetwork:
+    """A network whose channels were cut, before it is decided how its weights are stored."""
+
+    model: nn.Module
+    policy: Policy
+    plan: Plan
+    repair: Repair
+    epochs: tuple[EpochPoint, ...] = ()
+    seconds: float = 0.0
+
+
+def repaired(job: TuningJob, repair: Repair, policy: Policy) -> CutNetwork:
+    """Cut what the policy says, and repair the network."""
+    plan = make_plan(job.prepared.model, job.prepared.graph, policy, seed=job.seed)
+    small = materialize(job.prepared.model, plan)
+    if plan.cuts:
+        repair.mend(small, plan)
+        repair.settle(small, placement_of(small))
+    return CutNetwork(model=small, policy=policy, plan=plan, repair=repair)
+
+
+def tuned_cut(job: TuningJob, cut: CutNetwork) -> CutNetwork:
+    """The same after fine-tuning, in place."""
+    epochs, seconds = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
+    return replace(cut, epochs=epochs, seconds=seconds)
+
+
+def cut_by(job: TuningJob, policy: Policy) -> CutNetwork:
+    """Cut what the policy says and tune the network; one that is not cut is taken as it is."""
+    cut = repaired(job, learn_repair(job), policy)
+    return tuned_cut(job, cut) if cut.plan.cuts else cut
+
+
+def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy) -> Tuned:
+    """Code the weights as ``policy.storage`` says, tune shared values and step sizes, and weigh the file.
+
+    Args:
+        cut: the network; a copy of it is coded.
+        policy: with the channels of ``cut``.
+    """
+    small = duplicate(cut.model)
+    attach_coded(small, Coder().code(small, job.prepared.graph, policy.storage))
+    cut.repair.settle(small, placement_of(small))
+    epochs, seconds = _fit(job, small, policy, stage="fine-tune coded")
+    tuned = store(job, replace(cut, model=small, policy=policy), detach_coded(small))
+    later = (point.model_copy(update={"epoch": point.epoch + len(cut.epochs)}) for point in epochs)
+    return replace(tuned, epochs=(*cut.epochs, *later), seconds=cut.seconds + seconds)
+
+
+def learn_repair(job: TuningJob) -> Repair:
+    """What trials were repaired by, learned from more samples."""
+    prepared = job.prepared
+    placement = placement_of(prepared.model)
+    batches = job.data.train.source.batches(prepared.config.finetune_batch_size, first=REPAIR_SAMPLES)
+    inputs = [placement.put(inputs) for inputs, _ in batches]
+    with kept_modes(prepared.model):
+        prepared.model.eval()
+        return make_repair(
+            prepared.config.repair, prepared.model, prepared.graph, calibration=inputs, lessons=inputs, seed=job.seed
+        )
+
+
+def store(job: TuningJob, cut: CutNetwork, coded: Mapping[str, CodedWeights]) -> Tuned:
+    """Choose how plain weights are stored, by what it does to the quality on the search split."""
+    exact = _search_quality(job, cut.model)
+    found = _stored_as(job, cut, coded, dtype=aimed_dtype(job))
+    may_choose = storage_dtype(job.prepared.config, job.target) == "auto"
+    if may_choose and exact.quality - found.metrics.quality > HALF_PRECISION_TOLERANCE:
+        found = _stored_as(job, cut, coded, dtype="fp32")
+    size = weigh(found.model, cut.plan, found.policy, job.provenance, found.dtype, coded=coded)
+    return replace(found, size_bytes=size)
+
+
+def _stored_as(job: TuningJob, cut: CutNetwork, coded: Mapping[str, CodedWeights], *, dtype: Dtype) -> Tuned:
+    found = Tuned(
+        model=cut.model,
+        policy=with_storage(cut.policy, job.prepared, dtype),
+        plan=cut.plan,
+        dtype=dtype,
+        coded=coded,
+        metrics=Metrics(),
+        size_bytes=0,
+        epochs=(),
+        seconds=0.0,
+    )
+    stored = pack.as_stored(cut.model, policy=found.policy, dtype=dtype, norms=found.norms, coded=coded)
+    return replace(found, model=stored, metrics=_search_quality(job, stored))
+
+
+def _fit(job: TuningJob, small: nn.Module, policy: Policy, *, stage: str) -> tuple[tuple[EpochPoint, ...], float]:
+    config, options = job.prepared.config, job.options
+    if config.finetune_epochs == 0:
+        return (), 0.0
+    fitted = fit(
+        small,
+        job.data.train,
+        job.data.search,
+        train_config(job),
+        teacher=job.prepared.model if config.distill_weight > 0 else None,
+        task=options.task,
+        checkpoint=_checkpoint(job, policy),
+        progress=options.progress,
+        stage=stage,
+    )
+    return fitted.epochs, fitted.seconds
+
+
+def train_config(job: TuningJob) -> TrainConfig:
+    """How the recipe fine-tunes."""
+    config = job.prepared.config
+    return TrainConfig(
+        epochs=config.finetune_epochs,
+        batch_size=config.finetune_batch_size,
+        learning_rate=config.finetune_learning_rate,
+        distill_weight=config.distill_weight,
+        device=job.options.device,
+        seed=job.seed,
+    )
+
+
+def _checkpoint(job: TuningJob, policy: Policy) -> Path:
+    """One file per policy and way to tune it, so that another learning rate starts anew and finds no stranger's."""
+    loss = getattr(job.options.task.loss, "__qualname__", "")
+    how = f"{train_config(job).model_dump_json(exclude={'device'})} {loss}"
+    digest = hashlib.sha256(how.encode()).hexdigest()[:8]
+    return job.folder / CHECKPOINTS / f"finetune-{policy.digest()}-{digest}.pt"
+
+
+def aimed_dtype(job: TuningJob) -> Dtype:
+    """How plain weights are stored if that costs no quality."""
+    return "fp32" if storage_dtype(job.prepared.config, job.target) == "fp32" else "fp16"
+
+
+def _search_quality(job: TuningJob, model: nn.Module) -> Metrics:
+    return measure_quality(model, job.data.search.source, job.options.task, split="search", device=job.options.device)
+
+
+def with_storage(policy: Policy, prepared: Prepared, dtype: Dtype) -> Policy:
+    """The policy with every layer's form of storage written out."""
+    storage = {layer.name: Raw(dtype=dtype) for layer in prepared.graph.layers} if dtype != "fp32" else {}
+    return policy.model_copy(update={"storage": {**storage, **policy.storage}})
+
+
+def weigh(
+    model: nn.Module,
+    plan: Plan,
+    policy: Policy,
+    provenance: Mapping[str, str],
+    dtype: Dtype,
+    *,
+    coded: Mapping[str, CodedWeights] | None = None,
+) -> int:
+    """Bytes of the packed file; batch norms are folded where weights are coded."""
+    norms: pack.Norms = "folded" if coded else "full"
+    content = pack.packed_bytes(
+        model, plan=plan, policy=policy, provenance=provenance, dtype=dtype, norms=norms, coded=coded
+    )
+    return len(content)
