@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
 from tersenet.core.protocols import Proposer
 from tersenet.core.target import CostKind
-from tersenet.envs import Budget, ChannelSpace, Limit
+from tersenet.envs import Budget, ChannelSpace, Limit, StorageDecisions
 from tersenet.errors import MissingExtraError, SearchError, UnknownNameError
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.models import build
 from tersenet.recipes import ChannelConfig, Problem
 from tersenet.search import Method, Study, candidates, run_method
+from tersenet.testing.toy_storage import toy_storage_problem
 
 
 class KeptShare:
@@ -54,7 +56,11 @@ def a_problem(graph: ModelGraph, config: ChannelConfig, *, seed: int = 0) -> Pro
     return Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=limits), seed=seed)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+OVER_CHANNELS = [name for name in recipes.names() if "channels" in recipes.get(name).decides]
+OVER_STORAGE = [(name, kind) for name in recipes.names() for kind in recipes.get(name).decides if kind != "channels"]
+
+
+@pytest.mark.parametrize("name", OVER_CHANNELS)
 def test_every_policy_keeps_the_budget_exactly(name: str, graph: ModelGraph, tmp_path: object) -> None:
     recipe = recipes.get(name)
     config = recipe.configure({"trials": 14})
@@ -75,6 +81,50 @@ def test_every_policy_keeps_the_budget_exactly(name: str, graph: ModelGraph, tmp
             larger = kept.copy()
             larger[index] = problem.space.above(decision, int(kept[index]))
             assert larger[index] == kept[index] or not problem.budget.fits(larger)
+
+
+@pytest.mark.parametrize(("name", "kind"), OVER_STORAGE)
+def test_every_form_of_storage_keeps_the_budget_exactly(
+    name: str, kind: Literal["clusters", "weight_bits"], graph: ModelGraph, tmp_path: object
+) -> None:
+    class Bits:
+        """More bits are better, the first layer's most."""
+
+        signature: dict[str, str] = {}  # noqa: RUF012
+
+        def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
+            counts = decisions.counts(policy) / problem.space.max_kept
+            quality = 100.0 * float(np.average(counts, weights=np.arange(len(counts), 0, -1)))
+            return Evaluation(metrics=Metrics(top1=quality), seconds=0.0)
+
+        confirm = evaluate
+
+    recipe = recipes.get(name)
+    problem = toy_storage_problem(graph, kind=kind, max_ratio=0.12, seed=0)
+    decisions = StorageDecisions(problem.layers, kind=kind)
+    method = recipe.build(problem, recipe.configure({"trials": 14}))
+    with Study(tmp_path / "s.sqlite", identity={}) as study:  # type: ignore[operator]
+        trials = run_method(method, study, Bits(), seed=0, progress=Silent())
+    assert len(trials) == method.num_trials
+    for trial in candidates(trials):
+        counts = decisions.counts(trial.policy)
+        assert problem.budget.fits(counts)
+        for decision, count in enumerate(counts):  # by brute force: nothing more fits anywhere
+            larger = counts.copy()
+            larger[decision] += 1
+            assert count == problem.space.max_kept[decision] or not problem.budget.fits(larger)
+
+
+def test_uniform_over_storage_is_the_same_number_of_clusters_nearly_everywhere(graph: ModelGraph) -> None:
+    problem = toy_storage_problem(graph, kind="clusters", max_ratio=0.12, seed=0)
+    recipe = recipes.get("uniform")
+    env = recipe.build(problem, recipe.configure({})).env
+    policy = env.decode(np.ones((len(problem.layers), 1)))
+    counts = StorageDecisions(problem.layers, kind="clusters").counts(policy)
+    assert problem.budget.fits(np.full(len(counts), 14))  # 0.12 * 32 = 3.84 bits, and 2 ** 3.84 = 14.3
+    assert not problem.budget.fits(np.full(len(counts), 15))
+    assert min(counts) == 14
+    assert sum(int(count) > 15 for count in counts) <= 2  # what is left over goes to small layers
 
 
 def test_uniform_keeps_nearly_the_same_share_everywhere(graph: ModelGraph) -> None:

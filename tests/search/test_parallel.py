@@ -12,7 +12,7 @@ import torch
 
 from tersenet import recipes
 from tersenet.core.metrics import Evaluation, Metrics
-from tersenet.core.policy import ChannelDecision, Policy, ratio_for
+from tersenet.core.policy import ChannelDecision, Clusters, Policy, ratio_for
 from tersenet.core.progress import Silent
 from tersenet.core.protocols import Box, FloatArray, ParallelEvaluator, State, Transition
 from tersenet.envs import Budget, Limit
@@ -21,6 +21,7 @@ from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.models import build
 from tersenet.recipes import Problem
 from tersenet.search import Method, Searcher, Study, Trial, run_method
+from tersenet.testing.toy_storage import toy_storage_problem
 
 UNIT = Box(low=np.zeros(1), high=np.ones(1))
 
@@ -327,6 +328,8 @@ def searched(graph: ModelGraph, path: Path, recipe_name: str, evaluator: Paralle
     config = recipe.configure({"trials": 14, "round_from": 1000})
     limit = Limit(kind="macs", table=cost_table(graph, "macs"), maximum=0.5 * graph.macs, original=float(graph.macs))
     problem = Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=(limit,)), seed=0)
+    if recipe.decides[0] != "channels":
+        problem = toy_storage_problem(graph, kind=recipe.decides[0], max_ratio=0.12, seed=0)
     method = recipe.build(problem, config)
     with Study(path, identity={}) as study:
         return run_method(method, study, evaluator, seed=0, progress=Silent())
@@ -334,8 +337,10 @@ def searched(graph: ModelGraph, path: Path, recipe_name: str, evaluator: Paralle
 
 def some_quality(policy: Policy) -> float:
     """Later groups matter more."""
-    removed = [decision.pruning_ratio or 0.0 for _, decision in sorted(policy.channels.items())]
-    return 100.0 - sum((10.0 * rank + 5.0) * share**2 for rank, share in enumerate(removed))
+    lost = [decision.pruning_ratio or 0.0 for _, decision in sorted(policy.channels.items())]
+    for _, form in sorted(policy.storage.items()):
+        lost.append(1.0 / (form.n_clusters if isinstance(form, Clusters) else 2.0 ** getattr(form, "weight_bits", 8)))
+    return 100.0 - sum((10.0 * rank + 5.0) * share**2 for rank, share in enumerate(lost))
 
 
 ONE_AT_A_TIME = {"greedy", "tpe", "cmaes"}
