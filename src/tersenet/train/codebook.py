@@ -27,6 +27,7 @@ from torch.nn.utils import parametrize
 
 from tersenet.errors import PolicyError
 from tersenet.graph import unwrapped
+from tersenet.train.parametrized import own_class
 from tersenet.transforms.clusters import stack_blocks
 from tersenet.transforms.coded import SharedWeights
 
@@ -168,7 +169,7 @@ def detach_codebooks(model: nn.Module) -> dict[str, SharedWeights]:
                 continue
             values, latent = stages[0], cast(nn.Parameter, stages.original)
             coded = values.coded(latent)
-            _own_class(module)
+            own_class(module)
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
             for name in values.later_names.get(f"{path}.{attribute}", ()):
                 module._parameters[name] = module._parameters.pop(name)
@@ -178,13 +179,6 @@ def detach_codebooks(model: nn.Module) -> dict[str, SharedWeights]:
                 with torch.no_grad():
                     latent.requires_grad_(values.trains_weight).copy_(torch.from_numpy(coded.values()))
     return found
-
-
-def _own_class(module: nn.Module) -> None:
-    # a deep copy shares the class that torch made for a parametrised module; its property must not go with this one's
-    shared = type(module)
-    content = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, content)
 
 
 def _rounded(values_N: Tensor, stored_as: torch.dtype) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from tersenet.errors import PolicyError
 from tersenet.graph import unwrapped
+from tersenet.train.parametrized import own_class
 from tersenet.transforms import LinearWeights
 
 _SMALLEST_STEP = 2.0**-24
@@ -128,7 +129,7 @@ def detach_steps(model: nn.Module) -> dict[str, LinearWeights]:
     for path, module in list(model.named_modules()):
         for attribute, steps in _steps_of(module).items():
             coded = steps.coded(module.parametrizations[attribute].original)
-            _own_class(module)
+            own_class(module)
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
             for name in steps.later_names[path]:
                 if name in module._parameters:  # it may have steps itself
@@ -156,14 +157,6 @@ def _places_of(model: nn.Module, tensor: Tensor) -> list[tuple[str, nn.Module, s
         for attribute, own in module._parameters.items()
         if own is tensor
     ]
-
-
-def _own_class(module: nn.Module) -> None:
-    # torch gives a parametrised module a class of its own, which a deep copy then shares: without this, taking the
-    # steps off a copy would take the property off the original.
-    shared = type(module)
-    content = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, content)
 
 
 def _signs(weights: Tensor) -> Tensor:
