@@ -43,6 +43,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory, digits: Data, _trained_dig
     return apply(_trained_digits_cnn, policy, data=digits, seed=0, options=quick(out))
 
 
+@pytest.mark.slow
 def test_a_policy_written_by_hand_is_stored_as_it_says(by_hand: Result, digits_cnn: nn.Module) -> None:
     info = read_info(by_hand.folder / "model.tersenet")
     codecs = {tensor.name: tensor.codec.split()[0] for tensor in info.tensors}
@@ -56,6 +57,7 @@ def test_a_policy_written_by_hand_is_stored_as_it_says(by_hand: Result, digits_c
     assert {layer.name: layer.storage for layer in by_hand.run.layers}["stem"] == "7 clusters"
 
 
+@pytest.mark.slow
 def test_the_coded_file_is_ten_times_smaller_and_the_network_still_knows_the_digits(by_hand: Result) -> None:
     assert by_hand.run.compressed.size_bytes is not None
     assert by_hand.run.compressed.size_bytes < by_hand.run.original_bytes / 10
@@ -64,6 +66,7 @@ def test_the_coded_file_is_ten_times_smaller_and_the_network_still_knows_the_dig
     assert all(check.passed for check in by_hand.run.checks)
 
 
+@pytest.mark.slow
 def test_file_and_onnx_give_the_delivered_network(by_hand: Result, digits_cnn: nn.Module, digits: Data) -> None:
     images = digits.example_inputs(16)[0]
     loaded = load(by_hand.folder / "model.tersenet", digits_cnn)
@@ -75,6 +78,7 @@ def test_file_and_onnx_give_the_delivered_network(by_hand: Result, digits_cnn: n
     assert by_hand.run.files["model.onnx"] <= 1.5 * by_hand.run.files["model.tersenet"]
 
 
+@pytest.mark.slow
 def test_the_two_accountings_are_side_by_side_and_not_the_same(by_hand: Result) -> None:
     table = by_hand.summary()
     assert by_hand.run.paper_ratio is not None
@@ -146,6 +150,7 @@ def test_targets_that_storage_cannot_keep_are_refused(
         compress(digits_cnn, data=digits, target=target, recipe="haq2019", seed=0, options=options)
 
 
+@pytest.mark.slow
 def test_inspect_shows_what_storage_can_reach(digits: Data, digits_cnn: nn.Module) -> None:
     rows = {
         recipe: {row.kind: row for row in inspect(digits_cnn, data=digits, target=TINY, recipe=recipe).reachable}
@@ -158,6 +163,7 @@ def test_inspect_shows_what_storage_can_reach(digits: Data, digits_cnn: nn.Modul
     assert rows["wang2020"]["macs"].smallest < 0.7 * rows["wang2020"]["macs"].original
 
 
+@pytest.mark.slow
 def test_a_network_without_anything_to_cut_can_still_be_stored(digits: Data, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

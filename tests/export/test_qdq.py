@@ -123,6 +123,7 @@ def test_the_runtime_computes_in_integers(fp32: Path, ranges: dict[str, tuple[fl
     assert {"QLinearAdd", "QLinearMul", "QLinearConcat"} <= set(running)
 
 
+@pytest.mark.slow
 def test_a_network_of_convolutions_shrinks_to_a_quarter(tmp_path: Path) -> None:
     net = randomize(nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)), seed=0)
     export_onnx(tmp_path / "fp32.onnx", net, images(2))
@@ -160,6 +161,7 @@ def test_nothing_is_left_behind_and_nothing_is_configured(
     assert (tmp_path / "int8.onnx").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_files_and_ranges_that_do_not_fit_are_refused(
     fp32: Path, ranges: dict[str, tuple[float, float]], tmp_path: Path
 ) -> None:
