@@ -186,7 +186,10 @@ def _stored_as(job: TuningJob, cut: CutNetwork, coded: Mapping[str, CodedWeights
         epochs=(),
         seconds=0.0,
     )
-    stored = pack.as_stored(cut.model, policy=found.policy, dtype=dtype, norms=found.norms, coded=coded)
+    is_exact = dtype == "fp32" and not coded
+    stored = cut.model
+    if not is_exact:
+        stored = pack.as_stored(cut.model, policy=found.policy, dtype=dtype, norms=found.norms, coded=coded)
     return replace(found, model=stored, metrics=_search_quality(job, stored))
 
 
