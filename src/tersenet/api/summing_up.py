@@ -81,6 +81,11 @@ def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deliv
     if found is not None:
         caveats += _control_caveats(job, found)
     caveats.append("Latency was measured on this machine and was not part of the search.")
+    if tuned.coded:
+        caveats.append(
+            "Batch norms are stored as one scale and one shift per channel, so the delivered network computes the same "
+            "in eval mode only: to train further, go on from the original weights."
+        )
     if delivered.compressed.not_counted:
         caveats.append(f"MACs leave out these operators: {', '.join(delivered.compressed.not_counted)}.")
     if tuned.dtype == "fp32" and job.prepared.config.storage == "auto":
