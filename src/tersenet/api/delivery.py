@@ -186,6 +186,7 @@ def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple
         space: what was allowed to be cut; None if nothing can be.
         kept: channels that stay, by group id; groups that are not named stay whole.
     """
+    cuts_nothing = isinstance(space, ChannelSpace) and space.num_decisions == 0
     decided = (
         {before.channel_groups[int(index)].group_id for index in space.indices}
         if isinstance(space, ChannelSpace)
@@ -198,7 +199,8 @@ def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple
             num_kept=len(kept[group.group_id]) if group.group_id in kept else group.num_channels,
             producers=group.producers,
             prunable=group.prunable,
-            reason=group.reason or _left_whole(group, decided),
+            reason=group.reason
+            or ("pruning_ratio=0 cuts no channels" if cuts_nothing else _left_whole(group, decided)),
         )
         for group in before.channel_groups
     )
