@@ -134,15 +134,16 @@ def cut_by(job: TuningJob, policy: Policy) -> CutNetwork:
     return tuned_cut(job, cut) if cut.plan.cuts else cut
 
 
-def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy) -> Tuned:
+def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Coder) -> Tuned:
     """Code the weights as ``policy.storage`` says, tune shared values and step sizes, and weigh the file.
 
     Args:
         cut: the network; a copy of it is coded.
         policy: with the channels of ``cut``.
+        coder: what it has coded before is looked up.
     """
     small = duplicate(cut.model)
-    attach_coded(small, Coder().code(small, job.prepared.graph, policy.storage))
+    attach_coded(small, coder.code(small, job.prepared.graph, policy.storage))
     cut.repair.settle(small, placement_of(small))
     epochs, seconds = _fit(job, small, policy, stage="fine-tune coded")
     tuned = store(job, replace(cut, model=small, policy=policy), detach_coded(small))

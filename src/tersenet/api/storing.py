@@ -28,11 +28,11 @@ from tersenet.api.prepare import SIZE_AIM, Prepared, make_evaluator
 from tersenet.api.searching import Found, search
 from tersenet.api.tuning import redecode
 from tersenet.core.metrics import Evaluation
-from tersenet.core.policy import ChannelDecision, Clusters, Linear, Policy, Storage
+from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.core.target import CostKind
-from tersenet.envs import Budget, ChannelSpace, LookupCost, StorageSpace, refuse_unreachable
-from tersenet.errors import ModelError, StudyError, TargetError
+from tersenet.envs import Budget, ChannelSpace, LookupCost, StorageSpace, refuse_unreachable, storage_form
+from tersenet.errors import ModelError, TargetError
 from tersenet.graph import ModelGraph, trace
 from tersenet.measurement import measure_quality
 from tersenet.measurement.placement import PlacedBatches, placement_of
@@ -57,7 +57,7 @@ def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     _check_cut_bounds(job, cut)
     stage = prepare_storage(job, cut)
     evaluator = make_evaluator(stage, job.data, seed=job.seed, options=job.options)
-    _same_evaluator(study, evaluator.signature)
+    study.agree("storage evaluator", evaluator.signature)  # it exists only after the first tuning
     found = search(stage, study, evaluator, seed=job.seed, options=job.options)
     found = replace(found, dense=_dense(job))
     return _tune_within(job, stage, cut, found.winner), found
@@ -82,7 +82,7 @@ def smallest_stored(prepared: Prepared) -> dict[CostKind, float]:
     plan = make_plan(prepared.model, prepared.graph, policy, seed=0)
     small = materialize(prepared.model, plan)
     space = _space(prepared, ())
-    storage = {layer: _form(space, config.fewest) for layer in clusterable_layers(small, prepared.graph)}
+    storage = {layer: storage_form(space.kind, config.fewest) for layer in clusterable_layers(small, prepared.graph)}
     policy = policy.model_copy(update={"storage": storage})
     coded = Coder(max_k=max(2, config.fewest)).code(small, prepared.graph, storage)
     stored = pack.as_stored(small, policy=policy, dtype="fp16", norms="folded", coded=coded)
@@ -130,10 +130,6 @@ def _space(prepared: Prepared, layers: tuple[str, ...]) -> StorageSpace:
     return StorageSpace(num_decisions=len(layers), kind=kind, fewest=config.fewest, most=config.most)
 
 
-def _form(space: StorageSpace, count: int) -> Storage:
-    return Clusters(n_clusters=count) if space.kind == "clusters" else Linear(weight_bits=count)
-
-
 def _byte_table(
     job: TuningJob, cut: CutNetwork, graph: ModelGraph, layers: tuple[str, ...], space: StorageSpace, coder: Coder
 ) -> LookupCost:
@@ -144,12 +140,17 @@ def _byte_table(
     tables = []
     for layer in layers:
         sizes = [
-            sum(map(pack.coded_bytes, coder.code(cut.model, graph, {layer: _form(space, int(count))}).values()))
+            sum(
+                map(
+                    pack.coded_bytes,
+                    coder.code(cut.model, graph, {layer: storage_form(space.kind, int(count))}).values(),
+                )
+            )
             for count in measured
         ]
         tables.append(np.interp(np.log2(space.counts(0)), np.log2(measured), sizes))
     middle = int(measured[len(measured) // 2])
-    policy = cut.policy.model_copy(update={"storage": {layer: _form(space, middle) for layer in layers}})
+    policy = cut.policy.model_copy(update={"storage": {layer: storage_form(space.kind, middle) for layer in layers}})
     whole = _packed_size(job, cut, policy, coder.code(cut.model, graph, policy.storage))
     return LookupCost(tables, space.fewest, whole - sum(float(table[middle - space.fewest]) for table in tables))
 
@@ -174,7 +175,7 @@ def _distortions(
             errors = [
                 sum(
                     squared_error(tensor, one)
-                    for one in coder.code(model, graph, {layer: _form(space, int(c))}).values()
+                    for one in coder.code(model, graph, {layer: storage_form(space.kind, int(c))}).values()
                 )
                 for c in space.counts(0)
             ]
@@ -196,19 +197,6 @@ def _check_cut_bounds(job: TuningJob, cut: CutNetwork) -> None:
             )
 
 
-def _same_evaluator(study: Study, signature: dict[str, str]) -> None:
-    """The evaluator exists only after the first tuning, so the study compares it here."""
-    stored = study.fact("storage evaluator")
-    if stored is None:
-        study.set_fact("storage evaluator", signature)
-    elif stored != signature:
-        assert isinstance(stored, dict)
-        different = sorted(key for key in stored.keys() | signature.keys() if stored.get(key) != signature.get(key))
-        raise StudyError(
-            f"The study {study.path} measured with other settings ({', '.join(different)}). Choose another --out."
-        )
-
-
 def _dense(job: TuningJob) -> Evaluation:
     """The original network on the search images that trials never see."""
     skip = job.data.num_trial_samples
@@ -225,7 +213,7 @@ def _tune_within(job: TuningJob, stage: Prepared, cut: CutNetwork, winner: Polic
         policy = cut.policy.model_copy(update={"storage": winner.storage})
         size = _packed_size(job, cut, policy, coder.code(cut.model, stage.graph, winner.storage))
         if size <= job.size_bound:
-            tuned = code_and_tune(job, cut, policy)
+            tuned = code_and_tune(job, cut, policy, coder=coder)
             num_tuned += 1
             size = tuned.size_bytes
             if size <= job.size_bound or num_tuned == MAX_TUNINGS:

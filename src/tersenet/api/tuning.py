@@ -22,6 +22,7 @@ from tersenet.api.prepare import Prepared
 from tersenet.core.policy import Policy, Raw
 from tersenet.envs import ChannelSpace, reachable, shares_of
 from tersenet.recipes import make_env
+from tersenet.transforms import Coder
 
 MAX_TUNINGS = 4
 """Networks that are tuned at most to keep ``max_top1_drop``."""
@@ -67,7 +68,7 @@ def tune(job: TuningJob, prepared: Prepared, policy: Policy) -> Tuned:
     A network that is cut and then coded is tuned twice, before and after its weights are coded.
     """
     if any(not isinstance(form, Raw) for form in policy.storage.values()):
-        return code_and_tune(job, cut_by(job, policy), policy)
+        return code_and_tune(job, cut_by(job, policy), policy, coder=Coder())
     cut = tuned_cut(job, _fit_bytes(job, prepared, policy))
     return replace(store(job, cut, {}), epochs=cut.epochs, seconds=cut.seconds)
 

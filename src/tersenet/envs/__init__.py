@@ -2,7 +2,7 @@
 
 from tersenet.envs import rewards
 from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
-from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions
+from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions, storage_form
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
@@ -34,6 +34,7 @@ __all__ = [
     "refuse_unreachable",
     "rewards",
     "shares_of",
+    "storage_form",
     "sweep",
     "wall",
     "wall_step",

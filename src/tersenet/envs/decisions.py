@@ -79,6 +79,11 @@ class ChannelDecisions:
         return counts
 
 
+def storage_form(kind: Literal["clusters", "weight_bits"], count: int) -> Clusters | Linear:
+    """The form of storage that a count of this kind stands for."""
+    return Clusters(n_clusters=count) if kind == "clusters" else Linear(weight_bits=count)
+
+
 class StorageDecisions:
     """Counts are the clusters or the bits of a layer's weight; every decided layer is named in the policy."""
 
@@ -88,10 +93,7 @@ class StorageDecisions:
 
     def policy(self, counts: IntArray) -> Policy:
         """One form of storage per layer."""
-        forms = [
-            Clusters(n_clusters=int(count)) if self._kind == "clusters" else Linear(weight_bits=int(count))
-            for count in counts
-        ]
+        forms = [storage_form(self._kind, int(count)) for count in counts]
         return Policy(storage={point.unit: form for point, form in zip(self.points, forms, strict=True)})
 
     def counts(self, policy: Policy) -> IntArray:

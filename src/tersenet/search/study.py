@@ -90,7 +90,7 @@ class Study:
                 self._db.execute("BEGIN EXCLUSIVE")
                 self._db.execute("COMMIT")
                 self._db.executescript(_SCHEMA)
-            self._check_identity(dict(identity))
+            self.agree("identity", identity)
         except BaseException:
             self._db.close()
             raise
@@ -150,15 +150,20 @@ class Study:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _check_identity(self, identity: dict[str, str]) -> None:
-        stored = self.fact("identity")
+    def agree(self, key: str, facts: Mapping[str, str]) -> None:
+        """Keep facts under ``key`` the first time, and refuse others later.
+
+        Raises:
+            StudyError: an entry differs from what was kept; the message names it.
+        """
+        stored = self.fact(key)
         if stored is None:
-            self.set_fact("identity", dict(identity))
+            self.set_fact(key, dict(facts))
             return
         assert isinstance(stored, dict)
-        different = sorted(key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key))
+        different = sorted(name for name in stored.keys() | facts.keys() if stored.get(name) != facts.get(name))
         if different:
-            shown = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} now" for key in different[:4])
+            shown = "; ".join(f"{name}: {stored.get(name)} there, {facts.get(name)} now" for name in different[:4])
             raise StudyError(
                 f"The study {self.path} belongs to another run ({shown}). Results of the two would not be comparable: "
                 "choose another --out, or repeat the old settings to go on with it."
