@@ -116,12 +116,35 @@ def test_a_search_over_storage_keeps_to_the_bytes_of_the_file(
     assert result.run.compressed.top1 > 80.0
     assert {entry.method for entry in result.run.confirmed} >= {recipe, *controls}
     assert all(0.07 < entry.costs["size_bytes"] <= 0.08 for entry in result.run.confirmed)
+    for entry in result.run.confirmed:  # each could be built by `apply`
+        assert entry.policy.channels == result.policy.channels
+        assert set(entry.policy.storage) == set(result.policy.storage)
     forms = {type(form) for form in result.policy.storage.values()}
     assert forms == {Clusters if recipe == "wang2020" else Linear}
     assert bool(result.policy.channels) == (recipe == "wang2020")
     again = compress(digits_cnn, data=digits, target=TINY, recipe=recipe, seed=0, options=options)
     assert again.policy == result.policy
     assert (again.folder / "model.tersenet").stat().st_size == size
+
+
+@pytest.mark.slow
+def test_every_number_of_clusters_is_a_power_of_two_where_that_is_asked_for(
+    digits: Data, digits_cnn: nn.Module
+) -> None:
+    options = quick(
+        trials=4,
+        finetune_epochs=0,
+        controls=("uniform", "rate_distortion", "cem"),
+        recipe_options={"powers_of_two": True, "pruning_ratio": 0.0},
+    )
+    result = compress(
+        digits_cnn, data=digits, target=Target(max_size_ratio=0.12), recipe="wang2020", seed=0, options=options
+    )
+    policies = [result.policy, *(entry.policy for entry in result.run.confirmed)]
+    counts = {form.n_clusters for policy in policies for form in policy.storage.values() if isinstance(form, Clusters)}
+    assert len(counts) > 1
+    assert counts <= {2, 4, 8, 16, 32, 64, 128, 256}
+    assert result.target_reached
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ SPACE = StorageSpace(num_decisions=3, kind="weight_bits", fewest=1, most=6)
 def problem(weights: list[float], variances: list[float], maximum: float) -> tuple[Budget, list[FloatArray]]:
     """Bits cost weights x bits; each bit divides the error by four, as for fine uniform quantisation."""
     bits = np.arange(1.0, 7.0)
-    rates = LookupCost([number * bits for number in weights], 1, 0.0)
+    rates = LookupCost([number * bits for number in weights], np.arange(1, 7), 0.0)
     limit = Limit(kind="size_bytes", table=rates, maximum=maximum, original=32.0 * sum(weights))
     return Budget(limits=(limit,)), [
         number * size * 4.0**-bits for number, size in zip(weights, variances, strict=True)
@@ -64,7 +64,8 @@ def test_everything_is_kept_where_everything_fits_and_too_little_is_refused() ->
 
 def test_a_layer_that_gains_nothing_gets_what_is_left_and_not_more() -> None:
     bits = np.arange(1.0, 7.0)
-    limit = Limit(kind="size_bytes", table=LookupCost([10 * bits] * 3, 1, 0.0), maximum=90.0, original=960.0)
+    rates = LookupCost([10 * bits] * 3, np.arange(1, 7), 0.0)
+    limit = Limit(kind="size_bytes", table=rates, maximum=90.0, original=960.0)
     flat, steep = np.full(6, 1.0), 4.0**-bits
     found = rate_distortion(SPACE, Budget(limits=(limit,)), [flat, steep, flat])
     assert found[1] == 6

@@ -19,6 +19,7 @@ from tersenet.envs import (
     StorageDecisions,
     StorageSpace,
     level,
+    rate_distortion,
     sweep,
 )
 from tersenet.errors import PolicyError, TargetError
@@ -30,7 +31,8 @@ KIND: CostKind = "size_bytes"
 def bits_budget(weights: list[int], maximum: float, *, rest: float = 0.0, most: int = 8) -> Budget:
     """Every layer costs its weights times its bits."""
     tables: list[FloatArray] = [np.arange(1, most + 1, dtype=np.float64) * number for number in weights]
-    limit = Limit(kind=KIND, table=LookupCost(tables, 1, rest), maximum=maximum, original=32.0 * sum(weights))
+    costs = LookupCost(tables, np.arange(1, most + 1), rest)
+    limit = Limit(kind=KIND, table=costs, maximum=maximum, original=32.0 * sum(weights))
     return Budget(limits=(limit,))
 
 
@@ -84,7 +86,7 @@ def test_a_walk_over_storage_keeps_the_contract_of_environments(decoder: Decoder
         space = StorageSpace(num_decisions=4, kind="weight_bits", fewest=1, most=8)
     counts = space.counts(0)
     tables: list[FloatArray] = [number * np.log2(counts + 1.0) for number in (30.0, 10.0, 50.0, 20.0)]
-    limit = Limit(kind=KIND, table=LookupCost(tables, space.fewest, 5.0), maximum=330.0, original=3520.0)
+    limit = Limit(kind=KIND, table=LookupCost(tables, space.counts(0), 5.0), maximum=330.0, original=3520.0)
     env = LayerwiseEnv(
         space,
         Budget(limits=(limit,)),
@@ -109,6 +111,21 @@ def test_policies_of_other_layers_or_forms_are_refused() -> None:
         decisions.counts(Policy(storage={**policy.storage, "c": Clusters(n_clusters=3)}))
 
 
+def test_only_powers_of_two_are_chosen_where_that_is_asked_for() -> None:
+    space = StorageSpace(num_decisions=2, kind="clusters", fewest=4, most=64, powers_of_two=True)
+    np.testing.assert_array_equal(space.counts(0), [4, 8, 16, 32, 64])
+    assert [space.nearest(0, share) for share in (0.0, 0.4, 1.0)] == [4, 16, 64]  # 0.4 of four doublings: 1.6, so two
+    assert [space.above(0, count) for count in (4, 32, 64)] == [8, 64, 64]
+    tables: list[FloatArray] = [np.arange(2.0, 7.0) * number for number in (10, 30)]  # bits times weights
+    limit = Limit(kind=KIND, table=LookupCost(tables, space.counts(0), 0.0), maximum=150.0, original=1280.0)
+    budget = Budget(limits=(limit,))
+    np.testing.assert_array_equal(sweep(space, budget, np.ones(2)), [64, 8])  # 10 * 6 + 30 * 3 = 150
+    errors = [4.0 ** -np.arange(2.0, 7.0)] * 2
+    np.testing.assert_array_equal(rate_distortion(space, budget, errors), [64, 8])
+    with pytest.raises(TargetError, match="from 3 to 64 must begin and end with a power of two"):
+        StorageSpace(num_decisions=1, kind="clusters", fewest=3, most=64, powers_of_two=True)
+
+
 def test_a_range_that_is_none_is_refused() -> None:
     with pytest.raises(TargetError, match="weight_bits from 5 to 9"):
         StorageSpace(num_decisions=1, kind="weight_bits", fewest=5, most=9)
@@ -119,6 +136,6 @@ def test_a_range_that_is_none_is_refused() -> None:
 def test_bytes_out_of_reach_are_refused_with_the_smallest_there_is() -> None:
     space = StorageSpace(num_decisions=2, kind="weight_bits", fewest=2, most=8)
     tables: list[FloatArray] = [np.arange(2, 9, dtype=np.float64) * 10.0] * 2
-    limit = Limit(kind=KIND, table=LookupCost(tables, 2, 5.0), maximum=44.0, original=640.0)
+    limit = Limit(kind=KIND, table=LookupCost(tables, space.counts(0), 5.0), maximum=44.0, original=640.0)
     with pytest.raises(TargetError, match=r"fewer bits gets size_bytes down to 7.0 % \(45\).*at least 2 bits"):
         sweep(space, Budget(limits=(limit,)), np.ones(2))

@@ -174,6 +174,7 @@ def realistic_run() -> RunSummary:
                 confirmed_quality=p.quality - 0.8 + 0.1 * i,
                 num_samples=3000,
                 costs=p.costs,
+                policy=Policy(),
             )
             for i, p in enumerate([*best, *rest])
         ),

@@ -167,6 +167,7 @@ def _confirmed(prepared: Prepared, name: str, trial: Trial, evaluation: Evaluati
         confirmed_quality=evaluation.metrics.quality,
         num_samples=evaluation.metrics.num_samples or 0,
         costs=prepared.cost_ratios(trial.policy),
+        policy=trial.policy,
     )
 
 

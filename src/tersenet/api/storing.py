@@ -59,7 +59,8 @@ def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     evaluator = make_evaluator(stage, job.data, seed=job.seed, options=job.options)
     study.agree("storage evaluator", evaluator.signature)  # it exists only after the first tuning
     found = search(stage, study, evaluator, seed=job.seed, options=job.options)
-    found = replace(found, dense=_dense(job))
+    confirmed = tuple(one.model_copy(update={"policy": _joined(cut, one.policy)}) for one in found.confirmed)
+    found = replace(found, dense=_dense(job), confirmed=confirmed)
     return _tune_within(job, stage, cut, found.winner), found
 
 
@@ -127,7 +128,13 @@ def _space(prepared: Prepared, layers: tuple[str, ...]) -> StorageSpace:
     config, kind = prepared.config, prepared.recipe.decides[0]
     assert isinstance(config, StorageConfig)
     assert kind != "channels"
-    return StorageSpace(num_decisions=len(layers), kind=kind, fewest=config.fewest, most=config.most)
+    return StorageSpace(
+        num_decisions=len(layers),
+        kind=kind,
+        fewest=config.fewest,
+        most=config.most,
+        powers_of_two=config.powers_of_two,
+    )
 
 
 def _byte_table(
@@ -135,7 +142,7 @@ def _byte_table(
 ) -> LookupCost:
     """Bytes of every layer at every count; what is left of the file is measured on one that is really packed."""
     measured = np.unique(np.rint(np.geomspace(space.fewest, space.most, NUM_MEASURED)).astype(np.int64))
-    if space.kind == "weight_bits":
+    if space.kind == "weight_bits" or space.powers_of_two:
         measured = space.counts(0)
     tables = []
     for layer in layers:
@@ -152,7 +159,8 @@ def _byte_table(
     middle = int(measured[len(measured) // 2])
     policy = cut.policy.model_copy(update={"storage": {layer: storage_form(space.kind, middle) for layer in layers}})
     whole = _packed_size(job, cut, policy, coder.code(cut.model, graph, policy.storage))
-    return LookupCost(tables, space.fewest, whole - sum(float(table[middle - space.fewest]) for table in tables))
+    in_tables = LookupCost(tables, space.counts(0), 0.0).cost(np.full(len(layers), middle))
+    return LookupCost(tables, space.counts(0), whole - in_tables)
 
 
 def _packed_size(job: TuningJob, cut: CutNetwork, policy: Policy, coded: dict[str, CodedWeights]) -> int:
@@ -197,6 +205,11 @@ def _check_cut_bounds(job: TuningJob, cut: CutNetwork) -> None:
             )
 
 
+def _joined(cut: CutNetwork, storage: Policy) -> Policy:
+    """What cut the network, together with how what is left is stored."""
+    return cut.policy.model_copy(update={"storage": storage.storage})
+
+
 def _dense(job: TuningJob) -> Evaluation:
     """The original network on the search images that trials never see."""
     skip = job.data.num_trial_samples
@@ -210,7 +223,7 @@ def _tune_within(job: TuningJob, stage: Prepared, cut: CutNetwork, winner: Polic
     coder = Coder()
     num_tuned = 0
     while True:
-        policy = cut.policy.model_copy(update={"storage": winner.storage})
+        policy = _joined(cut, winner)
         size = _packed_size(job, cut, policy, coder.code(cut.model, stage.graph, winner.storage))
         if size <= job.size_bound:
             tuned = code_and_tune(job, cut, policy, coder=coder)

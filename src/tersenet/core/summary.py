@@ -78,6 +78,8 @@ class Confirmed(BaseModel, frozen=True, extra="forbid"):
     confirmed_quality: float
     num_samples: int
     costs: dict[str, float]
+    policy: Policy
+    """What was measured; ``tersenet apply`` builds it."""
 
 
 class McNemar(BaseModel, frozen=True, extra="forbid"):

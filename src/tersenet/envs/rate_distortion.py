@@ -25,7 +25,7 @@ def rate_distortion(space: StorageSpace, budget: Budget, distortions: Sequence[F
     Args:
         space: the counts to choose from.
         budget: exactly one bound, on a sum over decisions.
-        distortions: per decision the distortion of every count, that of ``space.fewest`` first; any unit that can be
+        distortions: per decision the distortion of every count of ``space.counts``; any unit that can be
             added up over decisions.
 
     Returns:
@@ -38,11 +38,11 @@ def rate_distortion(space: StorageSpace, budget: Budget, distortions: Sequence[F
     if len(budget.limits) != 1 or not isinstance(budget.limits[0].table, LookupCost):
         raise ValueError("rate_distortion needs a budget of one bound with a LookupCost.")
     refuse_unreachable(space, budget)
-    rates = budget.limits[0].table.tables
+    rates, choices = budget.limits[0].table.tables, space.counts(0)
 
     def chosen(price: float) -> IntArray:
         best = [np.argmin(d + price * rate) for d, rate in zip(distortions, rates, strict=True)]
-        return np.array(best, dtype=np.int64) + space.fewest
+        return choices[np.array(best, dtype=np.int64)]
 
     low, high = 0.0, 1.0
     if budget.fits(chosen(low)):
@@ -60,12 +60,12 @@ def _filled(space: StorageSpace, budget: Budget, counts: IntArray, distortions: 
     """Larger counts where they fit, the largest fall of distortion per unit of cost first; then any that fits."""
     table = budget.limits[0].table
     assert isinstance(table, LookupCost)
-    counts = counts.copy()
+    counts, choices = counts.copy(), space.counts(0)
     while True:
         room = budget.limits[0].maximum - table.cost(counts)
         best, gain = None, -1.0
         for decision, count in enumerate(counts):
-            here = int(count) - space.fewest
+            here = int(np.searchsorted(choices, count))
             extra = table.tables[decision][here + 1 :] - table.tables[decision][here]
             falls = distortions[decision][here] - distortions[decision][here + 1 :]
             fitting = np.flatnonzero(extra <= room)
@@ -73,7 +73,7 @@ def _filled(space: StorageSpace, budget: Budget, counts: IntArray, distortions: 
                 gains = np.maximum(falls[fitting], 0.0) / np.maximum(extra[fitting], 1e-12)
                 top = int(np.argmax(gains))
                 if gains[top] > gain:
-                    best, gain = (decision, int(count) + 1 + int(fitting[top])), float(gains[top])
+                    best, gain = (decision, int(choices[here + 1 + int(fitting[top])])), float(gains[top])
         if best is None:
             return counts
         counts[best[0]] = best[1]

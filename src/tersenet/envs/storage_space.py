@@ -34,6 +34,9 @@ class StorageSpace:
     most: int
     """Largest count."""
 
+    powers_of_two: bool = False
+    """Whether only powers of two are chosen from, as in papers, where an index has a whole number of bits."""
+
     lower_bound: float = 0.0
     """Smallest share an agent may ask for."""
 
@@ -43,6 +46,10 @@ class StorageSpace:
             raise TargetError(
                 f"{self.kind} from {self.fewest} to {self.most}: both must lie between {lowest} and {highest}, the "
                 "first below the second."
+            )
+        if self.powers_of_two and not all(_is_power_of_two(count) for count in (self.fewest, self.most)):
+            raise TargetError(
+                f"powers_of_two: {self.kind} from {self.fewest} to {self.most} must begin and end with a power of two."
             )
 
     @property
@@ -68,6 +75,8 @@ class StorageSpace:
 
     def counts(self, decision: int) -> IntArray:
         """All counts, ascending."""
+        if self.powers_of_two:
+            return 2 ** np.arange(self.fewest.bit_length() - 1, self.most.bit_length(), dtype=np.int64)
         return np.arange(self.fewest, self.most + 1, dtype=np.int64)
 
     def shares(self, decision: int, counts: IntArray) -> FloatArray:
@@ -81,8 +90,8 @@ class StorageSpace:
         return positions
 
     def above(self, decision: int, count: int) -> int:
-        """One more, up to the largest."""
-        return min(count + 1, self.most)
+        """The next larger one, up to the largest."""
+        return min(2 * count if self.powers_of_two else count + 1, self.most)
 
     def nearest(self, decision: int, share: float) -> int:
         """The count whose position is nearest to a share; the larger one of two that are as near."""
@@ -103,15 +112,19 @@ class LookupCost:
     """A cost that is a sum over decisions of what was computed for each count; implements ``CostTable``."""
 
     tables: Sequence[FloatArray]
-    """Per decision the cost of every count, that of ``fewest`` first."""
+    """Per decision the cost of every count."""
 
-    fewest: int
-    """Count of the tables' first entries."""
+    counts: IntArray
+    """The counts that the tables' entries belong to, ascending."""
 
     rest: float
     """What does not depend on the decisions."""
 
     def cost(self, num_kept: IntArray) -> float:
         """The cost of these counts, shape (num_decisions,)."""
-        chosen = zip(self.tables, num_kept, strict=True)
-        return self.rest + float(sum(table[int(count) - self.fewest] for table, count in chosen))
+        chosen = zip(self.tables, np.searchsorted(self.counts, num_kept), strict=True)
+        return self.rest + float(sum(table[position] for table, position in chosen))
+
+
+def _is_power_of_two(count: int) -> bool:
+    return count & (count - 1) == 0

@@ -145,8 +145,16 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the processor computes in bfloat16 itself rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
+    return _cpu_has("_is_avx512_bf16_supported") or has_tiles(device)
+
+
+def has_tiles(device: torch.device) -> bool:
+    """Whether the processor multiplies whole tiles of bfloat16 (AMX)."""
+    return device.type == "cpu" and _cpu_has("_is_amx_tile_supported")
+
+
+def _cpu_has(check: str) -> bool:
+    return bool(getattr(torch.cpu, check, lambda: False)())
 
 
 @contextmanager

@@ -114,6 +114,9 @@ class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
     most: Annotated[int, Field(ge=2, le=256)] = 256
     """Largest number of clusters, or of bits, of a layer."""
 
+    powers_of_two: bool = False
+    """Whether only powers of two are taken, so that every index has a whole number of bits as in papers' tables."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -29,7 +29,7 @@ def toy_storage_problem(
     original = 4.0 * sum(layer.num_params for layer in graph.layers)
     limit = Limit(
         kind="size_bytes",
-        table=LookupCost(tables, space.fewest, 0.0),
+        table=LookupCost(tables, space.counts(0), 0.0),
         maximum=max_ratio * original,
         original=original,
     )

@@ -1,12 +1,13 @@
 """Which number format and memory layout a network is trained in.
 
 A rule and not a race: the formats round differently, so a choice by timing would let a busy moment of the machine
-decide what a run ends with. bfloat16 is taken where the processor computes in it; channels_last on CUDA and for fp32,
-contiguous for bfloat16 on a CPU; whatever the network fails in is skipped.
+decide what a run ends with. bfloat16 is taken where the processor computes in it; channels_last everywhere but for
+bfloat16 on a CPU with AMX, which is faster contiguous; whatever the network fails in is skipped.
 
-Measured on two AVX-512 cores with bfloat16, ResNet-20 at half its MACs, batches of 128: bfloat16 2,200 images/s
-contiguous and 1,700 channels_last, fp32 1,100 and 1,200. On one such core, uncut networks: channels_last shortened a
-step of the digits network, ResNet-20 and MobileNetV2 by 34, 31 and 32 % in fp32, and by 1, 7 and 24 % in bfloat16.
+Measured with batches of 128. Two cores with AMX, ResNet-20 at half its MACs: bfloat16 2,200 images/s contiguous and
+1,700 channels_last, fp32 1,100 and 1,200. Cores with AVX-512 bfloat16 but no AMX, ResNet-20 uncut: one core 390 and 490
+in bfloat16, 210 and 320 in fp32; two cores 710 and 760, 370 and 470. On one such core channels_last shortened a step of
+MobileNetV2 by 24 % in bfloat16 and by 32 % in fp32.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from tersenet.data.splits import Inputs
 from tersenet.errors import ModelError
 from tersenet.graph import duplicate
-from tersenet.measurement.placement import Batch, Placement, has_fast_bf16
+from tersenet.measurement.placement import Batch, Placement, has_fast_bf16, has_tiles
 from tersenet.train.config import Switch, TrainConfig
 
 
@@ -49,7 +50,7 @@ def choose_placement(
         replace(placement, autocast=autocast, channels_last=channels_last)
         for autocast in _options(config.autocast if can_cast else "off", prefer=has_fast_bf16(placement.device))
         for channels_last in _options(
-            config.channels_last if has_images else "off", prefer=placement.device.type == "cuda" or not autocast
+            config.channels_last if has_images else "off", prefer=not (autocast and has_tiles(placement.device))
         )
     ]
     if len(candidates) == 1:
