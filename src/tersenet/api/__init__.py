@@ -4,6 +4,7 @@ from tersenet.api.compressing import apply, compress
 from tersenet.api.evaluating import EvaluateResult, evaluate, measure
 from tersenet.api.folders import check_folder
 from tersenet.api.inspecting import inspect
+from tersenet.api.int8 import check_export
 from tersenet.api.options import CompressOptions, Result
 from tersenet.api.training import TrainOptions, TrainResult, train
 from tersenet.measurement import Task
@@ -16,6 +17,7 @@ __all__ = [
     "TrainOptions",
     "TrainResult",
     "apply",
+    "check_export",
     "check_folder",
     "compress",
     "evaluate",

@@ -47,6 +47,9 @@ class CompressOptions:
     out: Path | None = None
     """Folder of the run, which makes it resumable; None: a temporary one that goes with the result."""
 
+    export: tuple[str, ...] = ()
+    """Formats that are written beside ``model.onnx``: ``int8``, 8-bit weights and activations, for speed."""
+
     reference_top1: float | None = None
     """Quality to hold ``max_top1_drop`` against, where the weights have seen the search split."""
 
@@ -114,5 +117,9 @@ class Result:
 
 PACKED_FILE = "model.tersenet"
 ONNX_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
 POLICY_FILE = "policy.json"
-DELIVERED = (PACKED_FILE, ONNX_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+DELIVERED = (PACKED_FILE, ONNX_FILE, INT8_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+
+EXPORTS = ("int8",)
+"""What ``CompressOptions.export`` may name."""

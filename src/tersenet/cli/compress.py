@@ -52,6 +52,7 @@ def compress(
     seed: given.Seed = 0,
     device: given.Device = "cpu",
     out: given.Out = None,
+    export: given.Export = "",
     dry_run: DryRun = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -66,6 +67,7 @@ def compress(
     target = make_target(**bounds)
     settings = given.parse_settings(setting)
     rivals = _check_method(recipe, settings, controls)
+    formats = given.parse_export(export)
     check_workers(workers, device)
     if weights is not None and train_epochs is not None:
         raise typer.BadParameter("give either --weights or --train-epochs, not both.", param_hint="--train-epochs")
@@ -88,6 +90,7 @@ def compress(
             device=device,
             workers=workers,
             out=folder,
+            export=formats,
             reference_top1=reference_top1,
             weights_saw_search=inputs.saw_search(opened.network, unseen_search_split),
             model_name=opened.network.name,

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tersenet.core.metrics import Latency, Metrics
 from tersenet.core.summary import Inspection, LayerRow, Reachable, RunSummary
-from tersenet.report import Row, before_after, evaluate_command, formats, headline, to_json, verdict
+from tersenet.report import Row, before_after, evaluate_command, formats, headline, int8_sentence, to_json, verdict
 from tersenet.report.rows import latency_label
 
 _WIDTH_OF_FILES = 140  # columns where stdout is no terminal, so that nothing is folded in logs
@@ -90,6 +90,8 @@ def print_result(run: RunSummary, folder: str, sizes: dict[str, int], *, as_json
         say(f"In brackets: {', '.join(kinds)}.")
     if verdict(run):
         say(verdict(run))
+    if run.int8 is not None:
+        say(int8_sentence(run))
     for check in run.checks:
         outcome = "" if check.passed else f" FAILED, at most {check.limit:.1g}"
         say(f"{check.name}: {check.value:.1g}{outcome}")

@@ -19,6 +19,7 @@ from tersenet.report.rows import (
     before_after,
     compression_ratio,
     has_quality,
+    int8_rows,
     is_accuracy,
     matched_latencies,
     quality_text,
@@ -32,7 +33,7 @@ from tersenet.report.search_figures import (
     trials_of,
     within_budget,
 )
-from tersenet.report.sentences import headline, verdict
+from tersenet.report.sentences import headline, int8_sentence, verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -101,6 +102,8 @@ def render_html(run: RunSummary) -> str:
         tiles=_tiles(run),
         rows=before_after(run),
         bounds=_bounds(run),
+        int8_rows=int8_rows(run),
+        int8_sentence=int8_sentence(run),
         methods=_methods(run),
         figures=figures,
         costs={kind: svg for kind, svg in costs.items() if svg},
