@@ -5,8 +5,9 @@ from __future__ import annotations
 from tersenet.api.building import Tuned, TuningJob
 from tersenet.api.delivery import Delivered
 from tersenet.api.int8 import Int8Delivered
-from tersenet.api.options import INT8_FILE
+from tersenet.api.options import INT8_FILE, PACKED_FILE
 from tersenet.api.searching import Found
+from tersenet.api.stored import storage_rows
 from tersenet.core.summary import RunSummary
 from tersenet.core.version import __version__
 
@@ -68,6 +69,7 @@ def summarize(
         mcnemar=delivered.mcnemar,
         layers=delivered.layers,
         groups=delivered.groups,
+        storage=storage_rows(job.folder / PACKED_FILE, prepared.model, prepared.graph, tuned.policy),
         trials=found.trials if found else (),
         confirmed=found.confirmed if found else (),
         epochs=tuned.epochs,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel
 
 from tersenet.core.metrics import Latency, Metrics
@@ -37,6 +39,23 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     """Group of its output channels; empty if none."""
     storage: str = "fp32"
     """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
+
+
+StorageKind = Literal["raw", "clusters", "linear", "rest"]
+
+
+class StorageRow(BaseModel, frozen=True, extra="forbid"):
+    """Bytes of one layer in the packed file; all rows together are the whole file."""
+
+    name: str
+    """Of the layer; the last two rows are everything in no layer, and what describes the file."""
+    kind: StorageKind
+    form: str
+    """As in ``LayerRow.storage``; empty for the last two rows."""
+    bytes_before: int
+    """Its numbers in the original network, as fp32."""
+    bytes_after: float
+    """In the packed file; in eighths, where entropy-coded streams of several layers share a byte."""
 
 
 class TrialPoint(BaseModel, frozen=True, extra="forbid"):
@@ -166,6 +185,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     mcnemar: McNemar | None
     layers: tuple[LayerRow, ...]
     groups: tuple[GroupRow, ...]
+    storage: tuple[StorageRow, ...] = ()
+    """Where the bytes of the packed file go."""
     trials: tuple[TrialPoint, ...]
     confirmed: tuple[Confirmed, ...]
     epochs: tuple[EpochPoint, ...]

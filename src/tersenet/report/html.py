@@ -14,7 +14,7 @@ from tersenet.core.summary import RunSummary
 from tersenet.errors import MissingExtraError
 from tersenet.report import formats
 from tersenet.report.again import evaluate_command
-from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure
+from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure, storage_figure
 from tersenet.report.rows import (
     before_after,
     compression_ratio,
@@ -90,6 +90,7 @@ def render_html(run: RunSummary) -> str:
     figures = {
         "channels": channels_figure(run),
         "macs": macs_figure(run),
+        "storage": storage_figure(run),
         "course": course_figure(run),
         "finetune": finetune_figure(run),
         "latency": latency_figure(run),
