@@ -7,9 +7,12 @@ from tersenet.api.inspecting import inspect
 from tersenet.api.int8 import check_export
 from tersenet.api.options import CompressOptions, Result
 from tersenet.api.training import TrainOptions, TrainResult, train
+from tersenet.core.rules import ChannelRule, ChannelRules
 from tersenet.measurement import Task
 
 __all__ = [
+    "ChannelRule",
+    "ChannelRules",
     "CompressOptions",
     "EvaluateResult",
     "Result",

@@ -157,7 +157,8 @@ def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, opti
         mode="json",
         exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
     )
-    return {
+    rules = {} if options.rules is None else {"rules": options.rules.model_dump_json()}
+    return rules | {
         "tersenet": __version__,
         "recipe": prepared.recipe.name,
         "config": json.dumps(search_config, sort_keys=True),

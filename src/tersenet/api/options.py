@@ -12,6 +12,7 @@ from tersenet.core.files import write_whole
 from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Progress, Silent
+from tersenet.core.rules import ChannelRules
 from tersenet.core.summary import RunSummary
 from tersenet.measurement import Task
 from tersenet.models import WeightsInfo
@@ -30,6 +31,9 @@ class CompressOptions:
 
     recipe_options: Mapping[str, object] = field(default_factory=dict)
     """Fields of the recipe's configuration, for example ``{"criterion": "l2"}``."""
+
+    rules: ChannelRules | None = None
+    """What may be done to which layers; None: what the recipe's configuration says, for all of them."""
 
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""

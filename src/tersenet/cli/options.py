@@ -108,6 +108,19 @@ Settings = Annotated[
     ),
 ]
 
+Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_METHOD,
+        help="TOML or JSON: what may be done to all layers, to a type of them, to one by name or pattern.",
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.py:NAME", help="A criterion of your own that the policy names."),
+]
+
 MaxMacsRatio = Annotated[float | None, typer.Option(rich_help_panel=_TARGET, help="Share of the MACs left.")]
 MaxParamsRatio = Annotated[float | None, typer.Option(rich_help_panel=_TARGET, help="Share of the parameters left.")]
 MaxSizeRatio = Annotated[

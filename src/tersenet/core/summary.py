@@ -21,6 +21,12 @@ class GroupRow(BaseModel, frozen=True, extra="forbid"):
     prunable: bool
     reason: str
     """Why it could not be cut; empty if it could."""
+    min_kept: int | None = None
+    """Fewest channels that may stay; None where it is not decided how many do."""
+    max_kept: int | None = None
+    """Most channels that may stay: fewer than all where a rule fixes the share."""
+    round_to: int | None = None
+    """Step between counts."""
 
 
 class LayerRow(BaseModel, frozen=True, extra="forbid"):
@@ -37,6 +43,8 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     params_after: int
     group_id: str
     """Group of its output channels; empty if none."""
+    bytes_before: int | None = None
+    """Its numbers in the original network, as fp32."""
     storage: str = "fp32"
     """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
 
