@@ -8,10 +8,12 @@ which can make the wall clock say 7 where it is 2. Where the two disagree, belie
 whole test split, in onnxruntime; `agreement` is the share of its first 2,000 images that get the class that torch gives
 them. Half the MACs: the uniform policy, batch norms recalibrated, fine-tuned for `--epochs`.
 
-    python benchmarks/int8.py --data DATA_FOLDER [--epochs 3] [--networks resnet20 resnet56]
+    python benchmarks/int8.py --data DATA_FOLDER [--epochs 3] [--networks resnet20 resnet56] [--check]
 
-DATA_FOLDER holds cifar10/ and weights/. Networks that are there already are kept. Speed needs a processor with VNNI
-instructions (`vnni` in the rows); prints all rows and writes benchmarks/results/int8.json.
+DATA_FOLDER holds cifar10/ and weights/. Rows are written as soon as a batch size of a network is timed; what is there
+already is kept, files and fine-tuned networks below --work too. Speed needs a processor with VNNI instructions (`vnni`
+in the rows); prints all rows and writes benchmarks/results/int8.json. --check goes the whole way on few images and few
+passes, un-tuned, and writes no rows: its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -40,12 +42,37 @@ from tersenet.recipes import Problem, make_env
 from tersenet.train import TrainConfig, fit, recalibrate
 from tersenet.transforms import make_plan, materialize
 
-CALIBRATION_IMAGES = 512
-RECALIBRATION_IMAGES = 2048
-CHECKED_IMAGES = 2000
-NUM_RUNS = {1: 300, 64: 40}
 WARMUP = 5
 COLUMNS = ("network", "method", "batch_size", "top1", "agreement", "macs_ratio", "size_bytes")
+TIMES = ("median_ms", "speedup", "speedup_int8", "cpu_ms", "cpu_speedup", "cpu_speedup_int8")
+OF_FILES = (*COLUMNS[:2], *COLUMNS[3:], "data", "seed", "finetune_epochs", "vnni")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured."""
+
+    num_runs: dict[int, int]
+    """Timed passes of each file, by batch size."""
+
+    test_images: int | None
+    """First images of the test split; None: all."""
+
+    compared_images: int
+    calibration_images: int
+    recalibration_images: int
+
+
+FULL = Effort(
+    num_runs={1: 300, 64: 40},
+    test_images=None,
+    compared_images=2000,
+    calibration_images=512,
+    recalibration_images=2048,
+)
+CHECK = Effort(
+    num_runs={1: 5, 64: 3}, test_images=128, compared_images=64, calibration_images=64, recalibration_images=128
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +108,7 @@ def inputs(cifar: data.Data, count: int, *, seed: int) -> list[Tensor]:
     return [images for images, _ in source if isinstance(images, Tensor)]
 
 
-def halved(name: str, model: nn.Module, cifar: data.Data, epochs: int, work: Path) -> Case:
+def halved(name: str, model: nn.Module, cifar: data.Data, epochs: int, work: Path, effort: Effort) -> Case:
     """The network of the uniform policy at half the MACs."""
     options = CompressOptions(recipe_options={})
     target = Target(max_macs_ratio=0.5)
@@ -90,7 +117,7 @@ def halved(name: str, model: nn.Module, cifar: data.Data, epochs: int, work: Pat
     env = make_env(problem, prepared.config, decoder="level")
     policy = env.decode(np.full((prepared.space.num_decisions, 1), 0.5))
     small = materialize(model, make_plan(model, prepared.graph, policy, seed=0))
-    recalibrate(small, inputs(cifar, RECALIBRATION_IMAGES, seed=0))
+    recalibrate(small, inputs(cifar, effort.recalibration_images, seed=0))
     if epochs:
         config = TrainConfig(epochs=epochs, learning_rate=0.02, distill_weight=0.7, seed=0)
         fit(small, cifar.train, cifar.search, config, teacher=model, checkpoint=work / f"{name}-{epochs}.pt")
@@ -104,37 +131,50 @@ def has_vnni() -> bool | None:
     return "vnni" in facts.read_text() if facts.exists() else None
 
 
-def write_files(case: Case, cifar: data.Data, work: Path) -> dict[str, Path]:
+def write_files(case: Case, cifar: data.Data, work: Path, effort: Effort) -> dict[str, Path]:
     """Both files of a network, by method."""
     fp32, int8 = work / f"{case.method}.onnx", work / f"{case.method}-int8.onnx"
     export_onnx(fp32, case.model, cifar.example_inputs())
-    export_int8(int8, fp32, activation_ranges(fp32, inputs(cifar, CALIBRATION_IMAGES, seed=1)))
+    export_int8(int8, fp32, activation_ranges(fp32, inputs(cifar, effort.calibration_images, seed=1)))
     return {case.method: fp32, f"{case.method}-int8": int8}
 
 
-def rows_of(name: str, cifar: data.Data, *, root: Path, epochs: int, work: Path) -> list[dict[str, object]]:
-    """Build, write, time and measure one network."""
+def known_facts(rows: list[dict[str, object]], name: str) -> dict[str, dict[str, object]]:
+    """What rows of another batch size say about the files of a network, by method."""
+    own = [row for row in rows if row["network"] == name]
+    return {str(row["method"]): {key: row[key] for key in OF_FILES} for row in own}
+
+
+def add_rows(
+    file: ResultFile | NoFile, name: str, cifar: data.Data, *, root: Path, epochs: int, work: Path, effort: Effort
+) -> None:
+    """Build and write one network, measure its files, and time what is missing; a batch size is four rows at once."""
+    missing = [size for size in effort.num_runs if not file.has(network=name, batch_size=size)]
+    if not missing:
+        return
+    begin = time.perf_counter()
     model = models.build(name)
     models.load_weights(model, root / "weights" / f"{name}_cifar10.safetensors")
     dense = Case(method="dense", model=model.eval(), macs_ratio=1.0, finetune_epochs=0)
-    cases = [dense, halved(name, model, cifar, epochs, work)]
-    files = {method: (case, path) for case in cases for method, path in write_files(case, cifar, work).items()}
+    cases = [dense, halved(name, model, cifar, epochs, work, effort)]
+    files = {method: (case, path) for case in cases for method, path in write_files(case, cifar, work, effort).items()}
     runners = {method: OnnxRunner(path, num_threads=1) for method, (_, path) in files.items()}
-    facts = {
+    facts = known_facts(file.rows, name) or {
         method: {"network": name, "data": "cifar10", "method": method, "seed": 0}
         | {"macs_ratio": case.macs_ratio, "finetune_epochs": case.finetune_epochs, "vnni": has_vnni()}
-        | {"size_bytes": path.stat().st_size, **measured(runners[method], case, path, cifar)}
+        | {"size_bytes": path.stat().st_size, **measured(runners[method], case, path, cifar, effort)}
         for method, (case, path) in files.items()
     }
-    rows = []
-    for batch_size, num_runs in NUM_RUNS.items():
+    for batch_size in missing:
         (batch,) = cifar.example_inputs(batch_size)
         passes = {method: Pass(runner, batch) for method, runner in runners.items()}
+        num_runs = effort.num_runs[batch_size]
         found = measure_latency(passes, num_runs=num_runs, warmup=WARMUP, runtime="onnxruntime", batch_size=batch_size)
         cpu_ms = {method: one.cpu_ms() for method, one in passes.items()}
         for method, (case, _) in files.items():
-            rows.append(facts[method] | time_fields(found, cpu_ms, method, case.method))
-    return rows
+            row = facts[method] | time_fields(found, cpu_ms, method, case.method)
+            file.add(row, seconds=time.perf_counter() - begin)
+            begin = time.perf_counter()
 
 
 def time_fields(found: dict[str, Latency], cpu_ms: dict[str, float], method: str, fp32: str) -> dict[str, object]:
@@ -153,13 +193,28 @@ def time_fields(found: dict[str, Latency], cpu_ms: dict[str, float], method: str
     }
 
 
-def measured(runner: OnnxRunner, case: Case, path: Path, cifar: data.Data) -> dict[str, object]:
+def measured(runner: OnnxRunner, case: Case, path: Path, cifar: data.Data, effort: Effort) -> dict[str, object]:
     """Accuracy of a file on the test split, and how often it agrees with torch."""
     test = cifar.test.source
-    top1 = accuracy_of(lambda images: runner(images)[0], test, batch_size=250).top1
-    same = (images for images, _ in test.batches(250, first=CHECKED_IMAGES))
+    top1 = accuracy_of(lambda images: runner(images)[0], test, batch_size=250, first=effort.test_images).top1
+    same = (images for images, _ in test.batches(250, first=effort.compared_images))
     check = check_onnx(path, case.model, same, num_threads=1)
     return {"top1": top1, "agreement": check.agreement}
+
+
+class NoFile:
+    """Takes rows as a result file does, and writes none."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, object]] = []
+
+    def has(self, **fields: object) -> bool:
+        """Nothing was there before."""
+        return False
+
+    def add(self, row: dict[str, object], *, seconds: float) -> None:
+        """Keep a row until the end."""
+        self.rows.append(row)
 
 
 def main() -> None:
@@ -169,23 +224,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/int8"), help="folder for files and checkpoints")
     parser.add_argument("--epochs", type=int, default=3, help="fine-tuning of the cut networks")
     parser.add_argument("--networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("--check", action="store_true", help="the whole way with little effort; writes no rows")
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("give --data, or set TERSENET_DATA")
     cifar = data.cifar10(arguments.data / "cifar10")
-    file = ResultFile("int8", command="python benchmarks/int8.py")
+    file = NoFile() if arguments.check else ResultFile("int8", command="python benchmarks/int8.py")
+    epochs, effort = (0, CHECK) if arguments.check else (arguments.epochs, FULL)
     for name in arguments.networks:
-        if file.has(network=name):
-            continue
-        work = arguments.work / name
+        work = arguments.work / ("check" if arguments.check else name)
         work.mkdir(parents=True, exist_ok=True)
-        begin = time.perf_counter()
-        rows = rows_of(name, cifar, root=arguments.data, epochs=arguments.epochs, work=work)
-        for row in rows:
-            file.add(row, seconds=(time.perf_counter() - begin) / len(rows))
-    print_rows(
-        file.rows, (*COLUMNS, "median_ms", "speedup", "speedup_int8", "cpu_ms", "cpu_speedup", "cpu_speedup_int8")
-    )
+        add_rows(file, name, cifar, root=arguments.data, epochs=epochs, work=work, effort=effort)
+    print_rows(file.rows, (*COLUMNS, *TIMES))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ from tersenet.core.summary import (
     Confirmed,
     EpochPoint,
     GroupRow,
+    Int8File,
     LayerRow,
     McNemar,
     RunSummary,
+    StorageKind,
+    StorageRow,
     TrialPoint,
 )
 from tersenet.core.target import Target
@@ -81,6 +84,40 @@ def _layer(name: str, before: tuple[int, ...], after: tuple[int, ...], pixels: i
         params_after=int(np.prod(after)),
         group_id=group_id,
     )
+
+
+def _storage(layers: tuple[LayerRow, ...]) -> tuple[StorageRow, ...]:
+    """Clusters, integers and plain numbers in turn; 2,816 bytes of norms and 1,310 that describe the file."""
+    forms: list[tuple[StorageKind, str, float]] = [("clusters", "23 clusters", 4.4), ("linear", "3 bits", 2.9)]
+    forms.append(("raw", "fp16", 16.0))
+    rows = []
+    for number, layer in enumerate(layers):
+        kind, form, bits = forms[number % 3]
+        size = layer.params_after * bits / 8
+        row = StorageRow(name=layer.name, kind=kind, form=form, bytes_before=4 * layer.params_before, bytes_after=size)
+        rows.append(row)
+    rows.append(StorageRow(name="norms, other values", kind="rest", form="", bytes_before=11008, bytes_after=2816.0))
+    rows.append(StorageRow(name="index, header", kind="rest", form="", bytes_before=0, bytes_after=1310.0))
+    return tuple(rows)
+
+
+def int8_file(**changes: object) -> Int8File:
+    """Measured on 5,000 search images: 1.1 ms dense, 0.7 ms compressed, 0.5 ms in int8."""
+    found = Int8File(
+        size_bytes=161200,
+        num_int8_layers=20,
+        fp32_layers=(),
+        calibration_samples=256,
+        num_samples=5000,
+        agreement=99.42,
+        top1=96.3,
+        torch_top1=96.44,
+        max_relative_difference=0.031,
+        dense_latency=_latency("onnxruntime", 1, 1.1),
+        fp32_latency=_latency("onnxruntime", 1, 0.7),
+        latency=_latency("onnxruntime", 1, 0.5),
+    )
+    return found.model_copy(update=changes)
 
 
 def _trials() -> tuple[TrialPoint, ...]:
@@ -165,6 +202,8 @@ def realistic_run() -> RunSummary:
         mcnemar=McNemar(only_dense_right=301, only_compressed_right=189, p_value=4.6e-7),
         layers=layers,
         groups=groups,
+        storage=_storage(layers),
+        int8=int8_file(),
         trials=trials,
         confirmed=tuple(
             Confirmed(

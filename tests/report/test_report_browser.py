@@ -13,8 +13,8 @@ from headless import NAMES, Browser, find_chromium
 from PIL import Image
 from report_runs import page_source
 
-FIGURES = 7
-"""Channels, MACs, course, quality against MACs and against bytes, fine-tuning, latency."""
+FIGURES = 8
+"""Channels, MACs, bytes, course, quality against MACs and against bytes, fine-tuning, latency."""
 
 MEASURE = """
 (windowWidth => {
@@ -42,6 +42,7 @@ MEASURE = """
       .map(e => e.tagName + ' ' + e.className + ': ' + e.textContent.trim().slice(0, 40)),
     figures: [...document.querySelectorAll('svg')].map(svg => ({
       title: svg.getAttribute('aria-label'), box: box(svg),
+      letters: Math.min(...[...svg.querySelectorAll('text')].map(text => box(text).height)),
       marks: [...svg.querySelectorAll('path, use, rect, circle, line, polygon')].filter(shows).length,
       cut: [...svg.querySelectorAll('text')].filter(text => {
         const inner = box(text), outer = box(svg);
@@ -97,6 +98,7 @@ def _check_drawn(figure: dict[str, Any], picture: Image.Image) -> None:
     assert box["height"] >= 100, figure
     assert figure["marks"] >= 10, figure
     assert figure["cut"] == [], f"{figure['title']}: text is cut off"
+    assert figure["letters"] >= 9, f"{figure['title']}: the smallest line of text is {figure['letters']} px high"
     # what the eye sees: neither an empty area nor one that a stray shape fills
     drawn = picture.crop((int(box["left"]), int(box["top"]), int(box["right"]), int(box["bottom"])))
     share = 1.0 - _most_common_share(drawn)

@@ -13,6 +13,7 @@ from report_runs import page_source, realistic_run
 from tersenet.core.metrics import Metrics
 from tersenet.core.summary import RunSummary, TrialPoint
 from tersenet.report import render_html
+from tersenet.report.figures import storage_figure
 from tersenet.report.search_figures import best_so_far, course_figure, looks, trials_of
 
 
@@ -49,8 +50,8 @@ def figures(source: str) -> list[str]:
 def test_the_page_has_all_sections_and_figures() -> None:
     names = ["before-after", "caveats", "policy", "search", "finetuning", "checks", "provenance"]
     assert sections(page_source()) == names
-    # channels, MACs, course, quality against MACs and against bytes, fine-tuning, latency
-    assert len(figures(page_source())) == 7
+    # channels, MACs, bytes, course, quality against MACs and against bytes, fine-tuning, latency
+    assert len(figures(page_source())) == 8
 
 
 def test_nothing_is_loaded_and_nothing_is_run() -> None:
@@ -111,6 +112,28 @@ def test_a_missed_bound_is_shown_as_missed() -> None:
     assert "max_macs_ratio 0.5 0.5586 not kept" in text
 
 
+def test_every_layer_is_named_with_its_form_and_its_bytes() -> None:
+    svg = next(svg for svg in figures(page_source()) if 'aria-label="Bytes of each layer' in svg)
+    words = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text")]
+    # the stem has 432 weights at 4.4 bits; the last layer has 640, and is the 20th: 20 - 1 = 19, 19 mod 3 = 1: 3 bits
+    assert {"k=23, 238 B", "3 bits, 232 B", "2.82 kB", "1.31 kB"} <= set(words)
+    assert {"conv1", "linear", "norms, other values", "index, header"} <= set(words)
+    assert "kB; beside the bars: form, bytes in the file" in words
+    assert len([word for word in words if word and word.startswith("fp16, ")]) == 6
+
+
+def test_bytes_without_a_network_are_not_drawn() -> None:
+    assert storage_figure(realistic_run().model_copy(update={"storage": ()})) is None
+
+
+def test_the_int8_file_stands_beside_both_networks_in_fp32() -> None:
+    text = Page(page_source()).text
+    # 1.1 / 0.5 = 2.2, 0.7 / 0.5 = 1.4; quartiles 0.96 and 1.07 of the medians
+    assert "1.10 ms 1.06 to 1.18 0.7 ms 0.672 to 0.749 0.5 ms, 2.20x faster 0.48 to 0.535" in text
+    assert "Top-1 on 5,000 search samples - 96.44 % 96.30 %" in text
+    assert "ONNX file, bytes - 612,034 161,200" in text
+
+
 HOSTILE = "<script>alert(1)</script>&\"' $x_1^2$ \N{CJK UNIFIED IDEOGRAPH-5C42}"
 
 
@@ -146,12 +169,13 @@ def test_a_given_policy_without_search_has_no_search_section() -> None:
     )  # fmt: skip
     source = render_html(run)
     assert sections(source) == ["before-after", "policy", "finetuning", "provenance"]
-    assert len(figures(source)) == 3  # channels, MACs, latency
+    assert len(figures(source)) == 4  # channels, MACs, bytes, latency
 
 
 def test_a_run_that_measured_almost_nothing_still_has_a_page() -> None:
     run = realistic_run().model_copy(
         update={"dense": Metrics(), "compressed": Metrics(), "layers": (), "groups": (), "trials": (), "confirmed": (),
+                "storage": (), "int8": None,
                 "epochs": (), "checks": (), "caveats": (), "files": {}, "provenance": {}, "untuned": None,
                 "dense_search": None, "mcnemar": None}
     )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import nn
 from tersenet.api.building import CHECKPOINTS, Tuned, TuningJob
 from tersenet.api.delivery import deliver, run_provenance
 from tersenet.api.folders import make_folder
+from tersenet.api.int8 import check_export, deliver_int8, try_export
 from tersenet.api.options import CompressOptions, Result
 from tersenet.api.prepare import Prepared, make_evaluator, prepare
 from tersenet.api.searching import Found, search
@@ -61,11 +62,13 @@ def compress(
         TersenetError: see ``tersenet.errors``; nothing that was found is lost.
     """
     options = options or CompressOptions()
+    check_export(options.export)
     _check_reference(target, options)
     with _run_folder(options) as folder:
         prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
         for note in prepared.notes:
             options.progress.note(note)
+        try_export(prepared, data, options.export, seed=seed)
         identity = _identity(prepared, data, target, seed=seed, options=options)
         stores = prepared.recipe.stores
         evaluator = None if stores else make_evaluator(prepared, data, seed=seed, options=options)
@@ -100,8 +103,10 @@ def apply(model: nn.Module, policy: Policy, *, data: Data, seed: int, options: C
         PolicyError: the policy does not fit the network.
     """
     options = options or CompressOptions()
+    check_export(options.export)
     with _run_folder(options) as folder:
         prepared = prepare(model, data.example_inputs(), target=None, recipe="he2018", options=options)
+        try_export(prepared, data, options.export, seed=seed)
         job = TuningJob(
             prepared=prepared,
             data=data,
@@ -152,7 +157,8 @@ def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, opti
         mode="json",
         exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
     )
-    return {
+    rules = {} if options.rules is None else {"rules": options.rules.model_dump_json()}
+    return rules | {
         "tersenet": __version__,
         "recipe": prepared.recipe.name,
         "config": json.dumps(search_config, sort_keys=True),
@@ -185,7 +191,7 @@ def _finish(job: TuningJob, tuned: Tuned, found: Found | None) -> Result:
         provenance=dict(job.provenance),
         options=job.options,
     )
-    run = summarize(job, tuned, found, delivered)
+    run = summarize(job, tuned, found, delivered, deliver_int8(job, delivered.model))
     try:
         write_report(job.folder, run)
     except MissingExtraError as error:  # result.json is written first, so nothing is lost

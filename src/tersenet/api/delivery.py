@@ -166,6 +166,7 @@ def layer_rows(before: ModelGraph, after: ModelGraph, policy: Policy) -> tuple[L
             params_before=layer.num_params,
             params_after=later[layer.name].num_params,
             group_id=of_group.get(layer.name, ""),
+            bytes_before=4 * layer.num_params,
             storage=storage_text(policy.storage.get(layer.name, Raw())),
         )
         for layer in before.layers
@@ -192,8 +193,10 @@ def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple
         if isinstance(space, ChannelSpace)
         else set()
     )
+    choices = _choices(before, space)
     return tuple(
         GroupRow(
+            **choices.get(group.group_id, {}),
             group_id=group.group_id,
             num_channels=group.num_channels,
             num_kept=len(kept[group.group_id]) if group.group_id in kept else group.num_channels,
@@ -204,6 +207,21 @@ def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple
         )
         for group in before.channel_groups
     )
+
+
+def _choices(graph: ModelGraph, space: Space | None) -> dict[str, dict[str, int]]:
+    """Between which counts it is decided, by group id."""
+    if not isinstance(space, ChannelSpace):
+        return {}
+    rows = zip(space.indices, space.min_kept, space.max_kept, space.block, strict=True)
+    return {
+        graph.channel_groups[int(index)].group_id: {
+            "min_kept": int(fewest),
+            "max_kept": int(most),
+            "round_to": int(block),
+        }
+        for index, fewest, most, block in rows
+    }
 
 
 def _left_whole(group: ChannelGroup, decided: set[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from tersenet import pack
-from tersenet.api.options import ONNX_FILE, PACKED_FILE
+from tersenet.api.options import INT8_FILE, ONNX_FILE, PACKED_FILE
 from tersenet.core.metrics import Metrics
 from tersenet.data import Data
 from tersenet.errors import NotFoundError
@@ -32,6 +32,9 @@ class EvaluateResult:
     onnx: Metrics | None
     """Of the ONNX file beside it, in onnxruntime; None without one, or with a metric of the user's own."""
 
+    int8: Metrics | None = None
+    """The same of the int8 file."""
+
 
 def evaluate(
     artifact: str | Path, model: nn.Module, *, data: Data, task: Task | None = None, device: str = "cpu"
@@ -52,13 +55,17 @@ def evaluate(
     if not path.is_file():
         raise NotFoundError(f"artifact: {path} does not exist. Give the folder of a finished run, or a packed file.")
     metrics = measure_quality(pack.load(path, model), data.test.source, task, split="test", device=device)
-    onnx_path = path.with_name(ONNX_FILE)
-    onnx = None
-    if onnx_path.is_file() and task.metric is None:
-        runner = OnnxRunner(onnx_path)
-        found = accuracy_of(lambda inputs: runner.predict(inputs)[0], data.test.source)
-        onnx = metrics_of(found, split="test", device="cpu")
-    return EvaluateResult(metrics=metrics, size_bytes=path.stat().st_size, onnx=onnx)
+    onnx, int8 = (_onnx_metrics(path.with_name(name), data, task) for name in (ONNX_FILE, INT8_FILE))
+    return EvaluateResult(metrics=metrics, size_bytes=path.stat().st_size, onnx=onnx, int8=int8)
+
+
+def _onnx_metrics(path: Path, data: Data, task: Task) -> Metrics | None:
+    """Of one ONNX file on the test split; None without the file, or with a metric of the user's own."""
+    if task.metric is not None or not path.is_file():
+        return None
+    runner = OnnxRunner(path)
+    found = accuracy_of(lambda inputs: runner.predict(inputs)[0], data.test.source)
+    return metrics_of(found, split="test", device="cpu")
 
 
 def measure(

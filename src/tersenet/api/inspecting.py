@@ -19,7 +19,7 @@ from tersenet.core.policy import Policy
 from tersenet.core.summary import Inspection, Reachable
 from tersenet.core.target import Target
 from tersenet.data import Data, SearchSplit, Source, TrainSplit
-from tersenet.envs import reachable
+from tersenet.envs import apply_rules, reachable
 from tersenet.errors import DataError, ModelError, TargetError
 from tersenet.graph import ModelGraph
 from tersenet.train import TrainConfig, fit
@@ -57,10 +57,11 @@ def inspect(
     try:
         prepared = prepare(model, inputs, target=None, recipe=recipe, options=options, looked=(graph, notes))
     except ModelError as error:  # nothing can be cut: say so, and show why, group by group
-        return _inspection(graph, None, (*notes, str(error)), options=options, data=data)
+        ruled = apply_rules(graph, options.rules, prune_residual=True).graph
+        return _inspection(ruled, None, (*notes, str(error)), options=options, data=data)
     rows = _reachable(prepared, target)
     seconds = _predicted(prepared, data, target, options) if data is not None else (None, None)
-    return _inspection(graph, prepared, notes, options=options, data=data, rows=rows, seconds=seconds)
+    return _inspection(prepared.graph, prepared, prepared.notes, options=options, data=data, rows=rows, seconds=seconds)
 
 
 def _inspection(

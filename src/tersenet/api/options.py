@@ -12,6 +12,7 @@ from tersenet.core.files import write_whole
 from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Progress, Silent
+from tersenet.core.rules import ChannelRules
 from tersenet.core.summary import RunSummary
 from tersenet.measurement import Task
 from tersenet.models import WeightsInfo
@@ -31,6 +32,9 @@ class CompressOptions:
     recipe_options: Mapping[str, object] = field(default_factory=dict)
     """Fields of the recipe's configuration, for example ``{"criterion": "l2"}``."""
 
+    rules: ChannelRules | None = None
+    """What may be done to which layers; None: what the recipe's configuration says, for all of them."""
+
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
 
@@ -46,6 +50,9 @@ class CompressOptions:
 
     out: Path | None = None
     """Folder of the run, which makes it resumable; None: a temporary one that goes with the result."""
+
+    export: tuple[str, ...] = ()
+    """Formats that are written beside ``model.onnx``: ``int8``, 8-bit weights and activations, for speed."""
 
     reference_top1: float | None = None
     """Quality to hold ``max_top1_drop`` against, where the weights have seen the search split."""
@@ -114,5 +121,9 @@ class Result:
 
 PACKED_FILE = "model.tersenet"
 ONNX_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
 POLICY_FILE = "policy.json"
-DELIVERED = (PACKED_FILE, ONNX_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+DELIVERED = (PACKED_FILE, ONNX_FILE, INT8_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+
+EXPORTS = ("int8",)
+"""What ``CompressOptions.export`` may name."""

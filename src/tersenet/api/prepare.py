@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from tersenet import criteria, pack, recipes
 from tersenet.api.options import CompressOptions
-from tersenet.core.policy import Policy
+from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
+from tersenet.core.rules import ChannelRule
 from tersenet.core.target import CostKind, Target
 from tersenet.data import Data
 from tersenet.envs import (
@@ -22,6 +23,7 @@ from tersenet.envs import (
     Limit,
     StorageDecisions,
     StorageSpace,
+    apply_rules,
     nothing_to_cut,
     reachable,
     refuse_unreachable,
@@ -30,7 +32,7 @@ from tersenet.errors import ModelError, TargetError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
-from tersenet.transforms import verify_groups
+from tersenet.transforms import make_plan, verify_groups
 
 SIZE_AIM = 0.99
 """Share of a byte budget that the search aims at; what is left covers the index, which is known only when packed."""
@@ -65,6 +67,9 @@ class Prepared:
     distortions: Callable[[], list[FloatArray]] | None = None
     """See ``recipes.Problem``."""
 
+    rules: Mapping[str, ChannelRule] = field(default_factory=dict)
+    """A user's rules by group id; ``graph`` and ``space`` follow them already."""
+
     @property
     def budget(self) -> Budget:
         """The costs that are bounded."""
@@ -88,7 +93,12 @@ class Prepared:
             seed=seed,
             layers=self.layers,
             distortions=self.distortions,
+            rules=self.rules,
         )
+
+    def criterion(self, group_id: str) -> str:
+        """Which channels of a group go first."""
+        return self.rules.get(group_id, ChannelRule()).criterion or self.config.criterion
 
     def num_kept(self, policy: Policy) -> IntArray:
         """Channels that a policy keeps, per group of the graph; or clusters or bits, per decided layer."""
@@ -111,6 +121,7 @@ def configure(recipe: Recipe, options: CompressOptions) -> ChannelConfig:
     Raises:
         SearchError: an option is unknown or out of its range.
         UnknownNameError: no criterion has the name.
+        NotFoundError: a criterion of the user's own is not where its name says.
     """
     chosen: dict[str, object] = dict(options.recipe_options)
     if options.trials is not None:
@@ -118,7 +129,8 @@ def configure(recipe: Recipe, options: CompressOptions) -> ChannelConfig:
     if options.finetune_epochs is not None:
         chosen["finetune_epochs"] = options.finetune_epochs
     config = recipe.configure(chosen)
-    criteria.get(config.criterion)
+    for name in (config.criterion, *(options.rules.criteria if options.rules is not None else ())):
+        criteria.use(name)
     return config
 
 
@@ -150,15 +162,20 @@ def prepare(
         looked: what ``look`` found, if it was called before.
 
     Raises:
-        ModelError: the network cannot be used, or nothing in it can be cut.
+        ModelError: the network cannot be used, nothing in it can be cut, or a criterion of the user's own fails.
+        UnknownNameError: a rule matches no layer.
+        PolicyError: rules contradict each other.
         TargetError: the target cannot be reached by cutting channels.
     """
     started = time.perf_counter()
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     graph, notes = look(model, example_inputs) if looked is None else looked
-    may_cut_nothing = isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
-    space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config)
+    ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
+    graph = ruled.graph
+    space = (
+        nothing_to_cut(graph) if _cuts_nothing(config, ruled.rules) else recipes.make_space(graph, config, ruled.rules)
+    )
     prepared = Prepared(
         model=model,
         example_inputs=example_inputs,
@@ -167,9 +184,11 @@ def prepare(
         config=config,
         space=space,
         costs=_costs(model, graph, config, target),
-        notes=notes,
+        notes=(*notes, *ruled.notes),
         seconds=time.perf_counter() - started,
+        rules=ruled.rules,
     )
+    _try_own_criteria(prepared)
     if target is None:
         return prepared
     if chosen.stores:  # what storage can reach is known once the network to be stored is there
@@ -180,6 +199,23 @@ def prepare(
         prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
     refuse_unreachable(space, prepared.budget)
     return prepared
+
+
+def _cuts_nothing(config: ChannelConfig, rules: Mapping[str, ChannelRule]) -> bool:
+    """Whether a recipe that decides storage leaves all channels alone."""
+    is_storage = isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
+    return is_storage and not any(rule.pruning_ratio for rule in rules.values())
+
+
+def _try_own_criteria(prepared: Prepared) -> None:
+    """Score every group once by criteria of the user's own, so that one that fails does so before the search."""
+    if not isinstance(prepared.space, ChannelSpace):
+        return
+    groups = [prepared.graph.channel_groups[int(index)].group_id for index in prepared.space.indices]
+    halves = {name: ChannelDecision(pruning_ratio=0.5, criterion=prepared.criterion(name)) for name in groups}
+    own = {name: half for name, half in halves.items() if half.criterion in criteria.own()}
+    if own:
+        make_plan(prepared.model, prepared.graph, Policy(channels=own), seed=0)
 
 
 def check_storage_target(target: Target, recipe: str) -> None:

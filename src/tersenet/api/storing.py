@@ -30,6 +30,7 @@ from tersenet.api.tuning import redecode
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
+from tersenet.core.rules import ChannelRule
 from tersenet.core.target import CostKind
 from tersenet.envs import Budget, ChannelSpace, LookupCost, StorageSpace, refuse_unreachable, storage_form
 from tersenet.errors import ModelError, TargetError
@@ -65,14 +66,20 @@ def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
 
 
 def first_cut(prepared: Prepared) -> Policy:
-    """The same share cut from every group that may be."""
+    """The same share cut from every group that may be, where no rule says another."""
     config = prepared.config
     assert isinstance(config, StorageConfig)
-    if config.pruning_ratio == 0.0 or not isinstance(prepared.space, ChannelSpace):
+    if not isinstance(prepared.space, ChannelSpace):
         return Policy()
-    decision = ChannelDecision(pruning_ratio=config.pruning_ratio, criterion=config.criterion)
-    groups = [prepared.graph.channel_groups[int(index)].group_id for index in prepared.space.indices]
-    return Policy(channels=dict.fromkeys(groups, decision))
+    channels = {}
+    for index in prepared.space.indices:
+        name = prepared.graph.channel_groups[int(index)].group_id
+        rule = prepared.rules.get(name, ChannelRule())
+        ratio = min(config.pruning_ratio, 1.0 - (rule.lower_bound or 0.0))
+        ratio = ratio if rule.pruning_ratio is None else rule.pruning_ratio
+        if ratio > 0.0:
+            channels[name] = ChannelDecision(pruning_ratio=ratio, criterion=prepared.criterion(name))
+    return Policy(channels=channels)
 
 
 def smallest_stored(prepared: Prepared) -> dict[CostKind, float]:

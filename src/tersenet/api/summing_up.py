@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tersenet.api.building import Tuned, TuningJob
 from tersenet.api.delivery import Delivered
+from tersenet.api.int8 import Int8Delivered
+from tersenet.api.options import INT8_FILE, PACKED_FILE
 from tersenet.api.searching import Found
+from tersenet.api.stored import storage_rows
 from tersenet.core.summary import RunSummary
 from tersenet.core.version import __version__
 
@@ -32,10 +35,16 @@ def missed_bounds(job: TuningJob, tuned: Tuned, delivered: Delivered) -> list[st
     return missed
 
 
-def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Delivered) -> RunSummary:
+def summarize(
+    job: TuningJob, tuned: Tuned, found: Found | None, delivered: Delivered, int8: Int8Delivered
+) -> RunSummary:
     """Everything the report shows."""
     prepared, options = job.prepared, job.options
     seconds = {"trace": prepared.seconds, "finetune": tuned.seconds, "measure": delivered.seconds}
+    files = dict(delivered.files)
+    if int8.file is not None:
+        seconds["int8"] = int8.seconds
+        files[INT8_FILE] = int8.file.size_bytes
     if found is not None:
         seconds |= {"search": found.search_seconds, "confirm": found.confirm_seconds}
     return RunSummary(
@@ -55,17 +64,19 @@ def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deli
         tuned_search=tuned.metrics,
         original_bytes=prepared.graph.original_bytes,
         paper_ratio=delivered.paper_ratio,
+        int8=int8.file,
         score_name=options.task.quality_name,
         mcnemar=delivered.mcnemar,
         layers=delivered.layers,
         groups=delivered.groups,
+        storage=storage_rows(job.folder / PACKED_FILE, prepared.model, prepared.graph, tuned.policy),
         trials=found.trials if found else (),
         confirmed=found.confirmed if found else (),
         epochs=tuned.epochs,
         checks=delivered.checks,
-        caveats=tuple(_caveats(job, tuned, found, delivered)),
+        caveats=(*_caveats(job, tuned, found, delivered), *int8.caveats),
         seconds=seconds,
-        files=delivered.files,
+        files=files,
         provenance=dict(job.provenance),
     )
 

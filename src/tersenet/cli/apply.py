@@ -21,18 +21,23 @@ def apply(
     finetune_epochs: given.FinetuneEpochs = None,
     metric: given.Metric = None,
     loss: given.Loss = None,
+    criterion: given.Criterion = None,
     unseen_search_split: given.UnseenSearchSplit = False,
     seed: given.Seed = 0,
     device: given.Device = "cpu",
     out: given.Out = None,
+    export: given.Export = "",
     as_json: given.AsJson = False,
 ) -> None:
     """Cut a network by a given policy, fine-tune it and write the files; no search."""
-    from tersenet import api
+    from tersenet import api, criteria
     from tersenet.cli import inputs, output
     from tersenet.cli.progress import open_progress
 
     decided = inputs.read_policy(policy)
+    formats = given.parse_export(export)
+    if criterion is not None:
+        criteria.use(criterion)
     opened = inputs.open_all(model, data, weights=weights, metric=metric, loss=loss, seed=seed, device=device)
     inputs.require_weights(opened.network)
     folder = out or Path("runs") / f"{opened.network.name}_apply-{decided.digest()}_seed-{seed}"
@@ -42,6 +47,7 @@ def apply(
             task=opened.task,
             device=device,
             out=folder,
+            export=formats,
             weights_saw_search=inputs.saw_search(opened.network, unseen_search_split),
             model_name=opened.network.name,
             weights=opened.network.weights,

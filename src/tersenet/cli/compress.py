@@ -45,6 +45,7 @@ def compress(
     controls: given.Controls = "uniform",
     workers: given.Workers = 1,
     setting: given.Settings = None,
+    rules: given.Rules = None,
     metric: given.Metric = None,
     loss: given.Loss = None,
     reference_top1: given.ReferenceTop1 = None,
@@ -52,6 +53,7 @@ def compress(
     seed: given.Seed = 0,
     device: given.Device = "cpu",
     out: given.Out = None,
+    export: given.Export = "",
     dry_run: DryRun = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -66,6 +68,8 @@ def compress(
     target = make_target(**bounds)
     settings = given.parse_settings(setting)
     rivals = _check_method(recipe, settings, controls)
+    formats = given.parse_export(export)
+    allowed = inputs.read_rules(rules) if rules is not None else None
     check_workers(workers, device)
     if weights is not None and train_epochs is not None:
         raise typer.BadParameter("give either --weights or --train-epochs, not both.", param_hint="--train-epochs")
@@ -75,7 +79,8 @@ def compress(
         api.check_folder(folder)
     with open_progress() as progress:
         if train_epochs is not None and not dry_run:
-            _look_first(opened, target, recipe, api.CompressOptions(recipe_options=settings, device=device))
+            first = api.CompressOptions(recipe_options=settings, rules=allowed, device=device)
+            _look_first(opened, target, recipe, first)
             opened = _train_first(opened, folder / "base", train_epochs, seed=seed, device=device, progress=progress)
         elif train_epochs is None and not dry_run:
             inputs.require_weights(opened.network)
@@ -83,11 +88,13 @@ def compress(
             trials=trials,
             finetune_epochs=finetune_epochs,
             recipe_options=settings,
+            rules=allowed,
             controls=rivals,
             task=opened.task,
             device=device,
             workers=workers,
             out=folder,
+            export=formats,
             reference_top1=reference_top1,
             weights_saw_search=inputs.saw_search(opened.network, unseen_search_split),
             model_name=opened.network.name,
@@ -123,7 +130,7 @@ def _check_method(recipe: str, settings: dict[str, object], controls: str) -> tu
     """Refuse unknown names, settings and missing libraries before anything is trained; returns the controls."""
     from tersenet import criteria, recipes
 
-    criteria.get(recipes.get(recipe).configure(settings).criterion)
+    criteria.use(recipes.get(recipe).configure(settings).criterion)
     rivals = given.parse_controls(controls, known=recipes.controls(recipes.get(recipe).decides[0]), recipe=recipe)
     if controls.strip() == "all":
         rivals = tuple(rival for rival in rivals if _can_run(recipes.get(rival)))

@@ -31,6 +31,8 @@ def evaluate(
     columns = {"packed file": found.metrics.model_copy(update={"size_bytes": found.size_bytes})}
     if found.onnx is not None:
         columns["ONNX file"] = found.onnx
+    if found.int8 is not None:
+        columns["int8 file"] = found.int8
     if as_json:
         typer.echo(json.dumps({name: metrics.model_dump(mode="json") for name, metrics in columns.items()}, indent=1))
         return

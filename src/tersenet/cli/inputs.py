@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tersenet.core.policy import Policy
+    from tersenet.core.rules import ChannelRules
     from tersenet.data import Data
     from tersenet.measurement import Task
     from tersenet.models import WeightsInfo
@@ -179,6 +180,35 @@ def read_policy(path: Path) -> Policy:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PolicyError(f"{path} is not a policy: {where + ': ' if where else ''}{first['msg']}.") from None
+
+
+def read_rules(path: Path) -> ChannelRules:
+    """Read rules for channels: TOML if the file's name ends so, else JSON.
+
+    Raises:
+        NotFoundError: there is no such file.
+        PolicyError: it holds no rules; the entry that is wrong is named.
+    """
+    import json
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from tersenet.core.rules import ChannelRules
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        return ChannelRules.model_validate(content)
+    except (FileNotFoundError, IsADirectoryError):
+        raise NotFoundError(f"--rules: there is no file {path}.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = "everything, by_type, by_name with lower_bound, round_to, pruning_ratio, criterion, or false"
+        raise PolicyError(f"--rules {path}: {where}: {first['msg']}. A rule file has {known}.") from None
+    except ValueError as error:  # not TOML, not JSON, not UTF-8
+        raise PolicyError(f"--rules {path} is not {path.suffix.lstrip('.').upper() or 'JSON'}: {error}.") from None
 
 
 def check_device(device: str) -> None:

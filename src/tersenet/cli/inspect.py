@@ -29,6 +29,7 @@ def inspect(
     max_size_bytes: given.MaxSizeBytes = None,
     recipe: given.RecipeName = "he2018",
     setting: given.Settings = None,
+    rules: given.Rules = None,
     device: given.Device = "cpu",
     as_json: given.AsJson = False,
 ) -> None:
@@ -46,7 +47,11 @@ def inspect(
     num_classes = opened.num_classes if opened is not None else None
     network = inputs.open_network(model, weights=weights, num_classes=num_classes, seed=0)
     options = api.CompressOptions(
-        recipe_options=given.parse_settings(setting), device=device, model_name=network.name, weights=network.weights
+        recipe_options=given.parse_settings(setting),
+        rules=inputs.read_rules(rules) if rules is not None else None,
+        device=device,
+        model_name=network.name,
+        weights=network.weights,
     )
     seen = api.inspect(
         network.module,

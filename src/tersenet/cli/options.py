@@ -93,11 +93,32 @@ Controls = Annotated[
         help="Recipes to compare with at the same budget; or all (controls), none.",
     ),
 ]
+Export = Annotated[
+    str,
+    typer.Option(
+        metavar="FORMAT,...",
+        help="Files to write beside the packed one and model.onnx: int8, an ONNX model for speed, calibrated on "
+        "training images.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", rich_help_panel=_METHOD, help="A field of the recipe's configuration; repeatable."
     ),
+]
+
+Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_METHOD,
+        help="TOML or JSON: what may be done to all layers, to a type of them, to one by name or pattern.",
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.py:NAME", help="A criterion of your own that the policy names."),
 ]
 
 MaxMacsRatio = Annotated[float | None, typer.Option(rich_help_panel=_TARGET, help="Share of the MACs left.")]
@@ -168,6 +189,19 @@ def parse_controls(controls: str, *, known: list[str], recipe: str) -> tuple[str
     if controls.strip() == "all":
         return tuple(name for name in known if name != recipe)
     return tuple(dict.fromkeys(name.strip() for name in controls.split(",") if name.strip()))
+
+
+def parse_export(formats: str) -> tuple[str, ...]:
+    """``"int8"`` to names of formats.
+
+    Raises:
+        TersenetError: one is not known, or a library that it needs is not installed.
+    """
+    from tersenet import api
+
+    names = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    api.check_export(names)
+    return names
 
 
 def command_line(context: typer.Context) -> str:

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tersenet.core.metrics import Latency, Metrics
-from tersenet.core.summary import Inspection, LayerRow, Reachable, RunSummary
-from tersenet.report import Row, before_after, evaluate_command, formats, headline, to_json, verdict
+from tersenet.core.summary import GroupRow, Inspection, LayerRow, Reachable, RunSummary
+from tersenet.report import Row, before_after, evaluate_command, formats, headline, int8_sentence, to_json, verdict
 from tersenet.report.rows import latency_label
 
 _WIDTH_OF_FILES = 140  # columns where stdout is no terminal, so that nothing is folded in logs
 
-_WIDTH_OF_SHAPES = 100  # columns from which shapes of weights are shown as well
+_WIDTH_OF_SHAPES = 112  # columns from which bytes and shapes of weights are shown as well
 
 _WIDTH_OF_RANGES = 120  # columns from which a number and its range fit into one line
 
@@ -54,6 +54,8 @@ def print_inspection(inspection: Inspection) -> None:
         say(f"({number}) {reason}")
     if inspection.not_counted:
         say(f"MACs leave out: {', '.join(inspection.not_counted)}")
+    if any(group.min_kept is not None for group in inspection.groups):
+        stdout().print(_group_table(inspection.groups))
     if inspection.reachable:
         stdout().print(_reachable_table(inspection.reachable))
     for row in inspection.reachable:
@@ -90,6 +92,8 @@ def print_result(run: RunSummary, folder: str, sizes: dict[str, int], *, as_json
         say(f"In brackets: {', '.join(kinds)}.")
     if verdict(run):
         say(verdict(run))
+    if run.int8 is not None:
+        say(int8_sentence(run))
     for check in run.checks:
         outcome = "" if check.passed else f" FAILED, at most {check.limit:.1g}"
         say(f"{check.name}: {check.value:.1g}{outcome}")
@@ -136,15 +140,17 @@ def _latency(latency: Latency) -> str:
 
 def _layer_table(inspection: Inspection, reasons: list[str], *, with_shapes: bool) -> Table:
     groups = {group.group_id: group for group in inspection.groups}
-    columns = ["layer", "MACs", "share", "parameters", "share", "group", ""]
-    table = _table(columns + ["weight"] * with_shapes, left=(0, 5, 6, 7))
+    columns = ["layer", "MACs", "share", "parameters", "share", *["bytes"] * with_shapes, "group", ""]
+    text = len(columns) - 2
+    table = _table(columns + ["weight"] * with_shapes, left=(0, text, text + 1, text + 2))
     table.columns[0].no_wrap = True
     for layer in inspection.layers:
         group = groups.get(layer.group_id)
         reason = group.reason if group is not None else ""
         note = f"locked ({reasons.index(reason) + 1})" if reason else ""
         shape = ["x".join(str(size) for size in layer.shape_before)] * with_shapes
-        table.add_row(layer.name, *_cost_cells(layer, inspection), layer.group_id or "-", note, *shape)
+        size = [formats.count(4 * layer.params_before)] * with_shapes
+        table.add_row(layer.name, *_cost_cells(layer, inspection), *size, layer.group_id or "-", note, *shape)
     return table
 
 
@@ -155,6 +161,16 @@ def _cost_cells(layer: LayerRow, inspection: Inspection) -> tuple[str, ...]:
         formats.count(layer.params_before),
         formats.share(layer.params_before, inspection.num_params),
     )
+
+
+def _group_table(groups: Iterable[GroupRow]) -> Table:
+    """Groups that are decided: between which counts, and which layers produce the same channels."""
+    table = _table(["group", "channels", "fewest left", "most left", "step", "produced by"], left=(0, 5))
+    for group in groups:
+        if group.min_kept is not None:
+            numbers = (group.num_channels, group.min_kept, group.max_kept, group.round_to)
+            table.add_row(group.group_id, *(str(number) for number in numbers), ", ".join(group.producers))
+    return table
 
 
 def _reachable_table(rows: Iterable[Reachable]) -> Table:

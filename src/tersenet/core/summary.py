@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel
 
-from tersenet.core.metrics import Metrics
+from tersenet.core.metrics import Latency, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.target import Target
 
@@ -19,6 +21,12 @@ class GroupRow(BaseModel, frozen=True, extra="forbid"):
     prunable: bool
     reason: str
     """Why it could not be cut; empty if it could."""
+    min_kept: int | None = None
+    """Fewest channels that may stay; None where it is not decided how many do."""
+    max_kept: int | None = None
+    """Most channels that may stay: fewer than all where a rule fixes the share."""
+    round_to: int | None = None
+    """Step between counts."""
 
 
 class LayerRow(BaseModel, frozen=True, extra="forbid"):
@@ -35,8 +43,27 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     params_after: int
     group_id: str
     """Group of its output channels; empty if none."""
+    bytes_before: int | None = None
+    """Its numbers in the original network, as fp32."""
     storage: str = "fp32"
     """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
+
+
+StorageKind = Literal["raw", "clusters", "linear", "rest"]
+
+
+class StorageRow(BaseModel, frozen=True, extra="forbid"):
+    """Bytes of one layer in the packed file; all rows together are the whole file."""
+
+    name: str
+    """Of the layer; the last two rows are everything in no layer, and what describes the file."""
+    kind: StorageKind
+    form: str
+    """As in ``LayerRow.storage``; empty for the last two rows."""
+    bytes_before: int
+    """Its numbers in the original network, as fp32."""
+    bytes_after: float
+    """In the packed file; in eighths, where entropy-coded streams of several layers share a byte."""
 
 
 class TrialPoint(BaseModel, frozen=True, extra="forbid"):
@@ -103,6 +130,34 @@ class Check(BaseModel, frozen=True, extra="forbid"):
     detail: str = ""
 
 
+class Int8File(BaseModel, frozen=True, extra="forbid"):
+    """An ONNX file of the delivered network with 8-bit integers inside: for speed; the packed file is for size."""
+
+    size_bytes: int
+    num_int8_layers: int
+    """Convolutions and linear layers whose weights are integers."""
+    fp32_layers: tuple[str, ...]
+    """Weights that stayed fp32, by their names in the file."""
+    calibration_samples: int
+    """Training samples that the ranges of activations were taken from."""
+    num_samples: int
+    """Search samples on which the file was compared with torch."""
+    agreement: float | None
+    """Percent of them that get the class which torch gives; None where outputs are not classes."""
+    top1: float | None
+    """Of the file in onnxruntime on these samples, percent; None with a metric of the user's own."""
+    torch_top1: float | None
+    """Of the delivered network in torch on the same samples."""
+    max_relative_difference: float
+    """Largest difference of an output from torch's, over the largest output."""
+    dense_latency: Latency
+    """The original network as a plain fp32 file, timed in turns with the two below."""
+    fp32_latency: Latency
+    """The delivered network as a plain fp32 file."""
+    latency: Latency
+    """The int8 file."""
+
+
 class RunSummary(BaseModel, frozen=True, extra="forbid"):
     """Everything a run found out."""
 
@@ -133,11 +188,15 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     """The accounting of papers, where weights are coded: 32 bits per original convolution weight over the bits of the
     indices or integers of those that are left, floor(log2 k) each; no codebooks, no other layers. Never to be mixed
     with bytes."""
+    int8: Int8File | None = None
+    """Only where it was asked for."""
     score_name: str
     """``top-1`` or the name of the user's metric."""
     mcnemar: McNemar | None
     layers: tuple[LayerRow, ...]
     groups: tuple[GroupRow, ...]
+    storage: tuple[StorageRow, ...] = ()
+    """Where the bytes of the packed file go."""
     trials: tuple[TrialPoint, ...]
     confirmed: tuple[Confirmed, ...]
     epochs: tuple[EpochPoint, ...]

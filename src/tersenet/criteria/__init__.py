@@ -4,7 +4,8 @@ A new criterion is a file with a function under ``@register``, and its name in t
 """
 
 from tersenet.criteria import bn_scale, geometric_median, l1, l2, random
-from tersenet.criteria.base import Criterion, MemberView, combine, get, names, register, register_group
+from tersenet.criteria.base import Criterion, MemberView, combine, get, names, own, register, register_group
+from tersenet.criteria.user import use, use_again
 
 __all__ = [
     "Criterion",
@@ -16,7 +17,10 @@ __all__ = [
     "l1",
     "l2",
     "names",
+    "own",
     "random",
     "register",
     "register_group",
+    "use",
+    "use_again",
 ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tersenet.core.registry import Registry
+from tersenet.errors import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ WeightScore = Callable[[Tensor], Tensor]
 """Weight with the channels on its first axis, shape (O, ...), to one score per position, shape (O,)."""
 
 _criteria: Registry[Criterion] = Registry("criterion")
+_own: dict[str, Criterion] = {}
 
 
 def get(name: str) -> Criterion:
@@ -78,7 +80,24 @@ def get(name: str) -> Criterion:
     Raises:
         UnknownNameError: there is none; the message gives the nearest name.
     """
+    if name in _own:
+        return _own[name]
+    if ":" in name:
+        raise UnknownNameError(
+            f"The criterion {name!r} is a user's own and not known here. Enter it first: "
+            "tersenet.criteria.use in Python, --criterion of `tersenet apply`."
+        )
     return _criteria.get(name)
+
+
+def own() -> dict[str, Criterion]:
+    """Criteria that users entered, by name."""
+    return dict(_own)
+
+
+def enter_own(name: str, criterion: Criterion) -> None:
+    """Enter a user's criterion, or replace it; its name has a colon, as no registered one has."""
+    _own[name] = criterion
 
 
 def names() -> list[str]:

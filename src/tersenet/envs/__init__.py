@@ -6,6 +6,7 @@ from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, 
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
+from tersenet.envs.rules import Ruled, apply_rules
 from tersenet.envs.sensitivity import allot
 from tersenet.envs.space import ChannelSpace, Space, channel_space, nothing_to_cut, shares_of
 from tersenet.envs.storage_space import LookupCost, StorageSpace
@@ -20,10 +21,12 @@ __all__ = [
     "LayerwiseEnv",
     "Limit",
     "LookupCost",
+    "Ruled",
     "Space",
     "StorageDecisions",
     "StorageSpace",
     "allot",
+    "apply_rules",
     "channel_space",
     "fill",
     "level",

@@ -53,19 +53,21 @@ class Decisions(Protocol):
 class ChannelDecisions:
     """Counts are channels that a group keeps; a group that keeps all is not named in the policy."""
 
-    def __init__(self, group_ids: Sequence[str], num_channels: IntArray, *, criterion: str) -> None:
-        """``num_channels``: channels of each group, shape (num_decisions,); ``criterion``: which go first."""
+    def __init__(self, group_ids: Sequence[str], num_channels: IntArray, *, criterion: str | Sequence[str]) -> None:
+        """``num_channels``: channels of each group, shape (num_decisions,); ``criterion``: which go first, one for all
+        groups or one each."""
         self.points = tuple(DecisionPoint(kind="channels", unit=group_id) for group_id in group_ids)
         self._num_channels = num_channels
-        self._criterion = criterion
+        self._criteria = [criterion] * len(group_ids) if isinstance(criterion, str) else list(criterion)
 
     def policy(self, counts: IntArray) -> Policy:
         """Pruning ratios that keep exactly these counts."""
         channels = {}
-        for point, kept, available in zip(self.points, counts, self._num_channels, strict=True):
+        rows = zip(self.points, counts, self._num_channels, self._criteria, strict=True)
+        for point, kept, available, criterion in rows:
             if kept < available:
                 ratio = ratio_for(int(kept), int(available))
-                channels[point.unit] = ChannelDecision(pruning_ratio=ratio, criterion=self._criterion)
+                channels[point.unit] = ChannelDecision(pruning_ratio=ratio, criterion=criterion)
         return Policy(channels=channels)
 
     def counts(self, policy: Policy) -> IntArray:

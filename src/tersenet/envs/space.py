@@ -8,12 +8,15 @@ than its minimum. Arrays over decided groups have shape (num_decisions,), arrays
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from tersenet.core.policy import ChannelDecision
 from tersenet.core.protocols import FloatArray, IntArray
+from tersenet.core.rules import ChannelRule
 from tersenet.errors import ModelError, TargetError
 from tersenet.graph.model_graph import ChannelGroup, ModelGraph
 
@@ -163,6 +166,7 @@ def channel_space(
     lower_bound: float = 0.2,
     round_to: int = 1,
     round_from: int = 64,
+    rules: Mapping[str, ChannelRule] | None = None,
 ) -> ChannelSpace:
     """The counts that may be decided for a network.
 
@@ -172,6 +176,7 @@ def channel_space(
         lower_bound: smallest share of its channels that a group keeps, in (0, 1].
         round_to: large groups keep a multiple of this many channels, or all.
         round_from: groups with at least this many channels are large.
+        rules: what holds instead for some groups, by group id. A fixed pruning ratio leaves a group one count.
 
     Raises:
         ModelError: no group can be decided; the message says why.
@@ -181,21 +186,29 @@ def channel_space(
         raise TargetError(f"lower_bound={lower_bound} must be above 0 and at most 1; 0.2 is usual.")
     if round_to < 1:
         raise TargetError(f"round_to={round_to} must be at least 1; 8 suits most processors.")
-    indices = [i for i, group in enumerate(graph.channel_groups) if _is_decided(group, prune_residual)]
+    indices = [i for i, group in enumerate(graph.channel_groups) if is_decided(group, prune_residual)]
     if not indices:
         raise ModelError(_nothing_to_decide(graph, prune_residual))
     all_channels = np.array([group.num_channels for group in graph.channel_groups], dtype=np.int64)
     num_channels = all_channels[indices]
-    block = np.where(num_channels >= round_from, round_to, 1).astype(np.int64)
-    fewest = np.maximum(1, np.ceil(lower_bound * num_channels - 1e-9)).astype(np.int64)
+    own = [(rules or {}).get(graph.channel_groups[i].group_id, ChannelRule()) for i in indices]
+    blocks = [rule.round_to or (round_to if n >= round_from else 1) for rule, n in zip(own, num_channels, strict=True)]
+    block = np.array(blocks, dtype=np.int64)
+    bounds = np.array([rule.lower_bound or lower_bound for rule in own])
+    fewest = np.maximum(1, np.ceil(bounds * num_channels - 1e-9)).astype(np.int64)
+    min_kept, max_kept = np.minimum(num_channels, -(-fewest // block) * block), num_channels.copy()
+    for decision, rule in enumerate(own):
+        if rule.pruning_ratio is not None:
+            fixed = ChannelDecision(pruning_ratio=rule.pruning_ratio).num_kept(int(num_channels[decision]))
+            min_kept[decision] = max_kept[decision] = fixed
     return ChannelSpace(
         indices=np.array(indices, dtype=np.int64),
         all_channels=all_channels,
         num_channels=num_channels,
-        min_kept=np.minimum(num_channels, -(-fewest // block) * block),
-        max_kept=num_channels.copy(),
+        min_kept=min_kept,
+        max_kept=max_kept,
         block=block,
-        lower_bound=lower_bound,
+        lower_bound=float(bounds.min()),
     )
 
 
@@ -213,13 +226,14 @@ def nothing_to_cut(graph: ModelGraph) -> ChannelSpace:
     )
 
 
-def _is_decided(group: ChannelGroup, prune_residual: bool) -> bool:
+def is_decided(group: ChannelGroup, prune_residual: bool) -> bool:
+    """Whether it is decided how many channels of a group stay."""
     is_residual = "add" in group.joined_by and len(group.producers) > 1
     return group.prunable and group.num_channels > 1 and (prune_residual or not is_residual)
 
 
 def _nothing_to_decide(graph: ModelGraph, prune_residual: bool) -> str:
-    if not prune_residual and any(_is_decided(group, True) for group in graph.channel_groups):
+    if not prune_residual and any(is_decided(group, True) for group in graph.channel_groups):
         return (
             "Every channel group that could be cut is tied by residual sums, and prune_residual=False keeps those "
             "whole. Set prune_residual=True."

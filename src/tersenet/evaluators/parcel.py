@@ -5,7 +5,8 @@ pages are shared until somebody writes into them, and what is written stays with
 in place on what it is given therefore works here as it does in one process.
 
 What a user's file defines (``path/to/file.py:name``) is pickled by value, since no other process finds such a module
-by its name, and since the file may have changed by the time a process is started anew.
+by its name, and since the file may have changed by the time a process is started anew. Criteria of the user's own
+travel along.
 
 Needs ray, for the cloudpickle it brings along.
 """
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tersenet import criteria
 from tersenet.core.importing import modules_of_files
 from tersenet.errors import ModelError
 
@@ -47,11 +49,14 @@ class Parcel:
 
     def opened(self) -> Any:
         """The object; to be called in any process of this machine, as often as needed."""
-        if not self.spans:
-            return pickle.loads(self.code)  # noqa: S301 (made by pack, in this run)
-        with self.path.open("rb") as file:
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        return pickle.loads(self.code, buffers=[mapped[start:stop] for start, stop in self.spans])  # noqa: S301
+        buffers: list[memoryview] = []
+        if self.spans:
+            with self.path.open("rb") as file:
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            buffers = [mapped[start:stop] for start, stop in self.spans]
+        own, thing = pickle.loads(self.code, buffers=buffers)  # noqa: S301 (made by pack, in this run)
+        criteria.use_again(own)
+        return thing
 
 
 def pack(thing: object, path: Path) -> Parcel:
@@ -85,7 +90,7 @@ def _pickled(thing: object, buffers: list[pickle.PickleBuffer]) -> bytes:
     stream = io.BytesIO()
     with _by_value(cloudpickle, modules_of_files()):
         try:
-            Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(thing)
+            Pickler(stream, protocol=5, buffer_callback=buffers.append).dump((criteria.own(), thing))
         except Exception as error:
             where = _culprit(thing, cloudpickle)
             raise ModelError(

@@ -72,7 +72,10 @@ def export_int8(
     proto = _loaded(fp32_path)
     int8, fp32 = _layers(proto.graph)
     if not int8:
-        raise ModelError(f"{str(fp32_path)!r} has no layer with plain fp32 weights. Export with weights_fp16=False.")
+        raise ModelError(
+            f"{str(fp32_path)!r} has no convolution or linear layer with plain fp32 weights, so nothing in it "
+            "would become int8. Write it with weights_fp16=False."
+        )
     quantised = _quantised(proto, ranges, excluded=list(fp32), reduce_range=reduce_range)
     strip(quantised)
     size = write_whole(path, quantised.SerializeToString(deterministic=True))

@@ -5,8 +5,8 @@ A recipe is one file with one ``@register``; the shared path (trace, confirm, tu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -16,6 +16,7 @@ from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.core.registry import Registry, unknown_name
+from tersenet.core.rules import ChannelRule
 from tersenet.embed import group_features, layer_features
 from tersenet.envs import (
     Budget,
@@ -100,6 +101,9 @@ class Problem:
     distortions: Callable[[], list[FloatArray]] | None = None
     """What storing does to each layer: per decision the expected rise of the loss for every count; computed when asked
     for. Only where storage is decided."""
+
+    rules: Mapping[str, ChannelRule] = field(default_factory=dict)
+    """A user's rules by group id; the space follows them already."""
 
 
 class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
@@ -199,14 +203,17 @@ def register(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def make_space(graph: ModelGraph, config: ChannelConfig) -> ChannelSpace:
-    """The channel groups that ``config`` allows to be cut, with their bounds and blocks."""
+def make_space(
+    graph: ModelGraph, config: ChannelConfig, rules: Mapping[str, ChannelRule] | None = None
+) -> ChannelSpace:
+    """The channel groups that ``config`` allows to be cut, with their bounds and blocks; ``rules`` by group id."""
     return channel_space(
         graph,
         lower_bound=config.lower_bound,
         round_to=config.round_to,
         round_from=config.round_from,
         prune_residual=config.prune_residual,
+        rules=rules,
     )
 
 
@@ -223,11 +230,13 @@ def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -
         )
     assert isinstance(space, ChannelSpace)
     group_ids = [problem.graph.channel_groups[int(index)].group_id for index in space.indices]
+    own = (problem.rules.get(group_id, ChannelRule()).criterion for group_id in group_ids)
+    criteria = [criterion or config.criterion for criterion in own]
     return LayerwiseEnv(
         space,
         problem.budget,
         group_features(problem.graph, group_ids),
-        decisions=ChannelDecisions(group_ids, space.num_channels, criterion=config.criterion),
+        decisions=ChannelDecisions(group_ids, space.num_channels, criterion=criteria),
         decoder=decoder,
     )
 

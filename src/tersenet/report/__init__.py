@@ -3,7 +3,7 @@
 from tersenet.report.again import evaluate_command
 from tersenet.report.html import render_html
 from tersenet.report.rows import Row, before_after
-from tersenet.report.sentences import headline, verdict
+from tersenet.report.sentences import headline, int8_sentence, verdict
 from tersenet.report.statistics import accuracy_interval, mcnemar, wilson_interval
 from tersenet.report.store import REPORT_FILE, RESULT_FILE, read_summary, to_json, write_report
 from tersenet.report.text import summary_table
@@ -16,6 +16,7 @@ __all__ = [
     "before_after",
     "evaluate_command",
     "headline",
+    "int8_sentence",
     "mcnemar",
     "read_summary",
     "render_html",

@@ -1,4 +1,4 @@
-"""Figures of what was delivered: channels and MACs layer by layer, fine-tuning, latency.
+"""Figures of what was delivered: channels, MACs and bytes layer by layer, fine-tuning, latency.
 
 Each function takes a run and returns an SVG element, or None where there is nothing to show.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tersenet.core.metrics import Latency
-from tersenet.core.summary import GroupRow, RunSummary
+from tersenet.core.summary import GroupRow, RunSummary, StorageKind, StorageRow
 from tersenet.report import formats
 from tersenet.report.rows import latency_label, matched_latencies, quality_text, score_label, speed_change
 from tersenet.report.svg import CONTROLS, INK, MAIN, MUTED, REMOVED, WARMUP, drawing, name_lines, new_figure, to_svg
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _ROW = 17.0  # height of one bar with its gap
 _FRAME = 56.0  # axis with its label
+
+_FORMS: dict[StorageKind, str] = {"clusters": MAIN, "linear": CONTROLS[1], "raw": CONTROLS[0], "rest": WARMUP}
 
 
 def channels_figure(run: RunSummary) -> str | None:
@@ -65,6 +67,31 @@ def macs_figure(run: RunSummary) -> str | None:
             _name_right(axes, row, text)
         axes.set_xlabel(f"{unit}MACs" if unit else "MACs")
         return to_svg(figure, "macs", "Multiply-accumulates of each layer before and after")
+
+
+def storage_figure(run: RunSummary) -> str | None:
+    """Bytes of every layer in the packed file beside its fp32 bytes, coloured and named by the form of storage."""
+    largest = max((max(row.bytes_before, row.bytes_after) for row in run.storage), default=0.0)
+    if not largest:
+        return None
+    scale, unit = next(((s, u) for s, u in ((1e6, "MB"), (1e3, "kB")) if largest >= s), (1.0, "bytes"))
+    with drawing("storage"):
+        figure, (axes,) = new_figure(_FRAME + _ROW * len(run.storage))
+        rows = range(len(run.storage))
+        axes.barh(rows, [row.bytes_before / scale for row in run.storage], height=0.7, color=REMOVED, linewidth=0)
+        axes.barh(
+            rows,
+            [row.bytes_after / scale for row in run.storage],
+            height=0.7,
+            color=[_FORMS[row.kind] for row in run.storage],
+            linewidth=0,
+        )
+        _name_rows(axes, [row.name for row in run.storage])
+        axes.set_xlim(0, largest / scale)
+        for place, row in enumerate(run.storage):
+            _name_right(axes, place, _stored(row))
+        axes.set_xlabel(f"{unit}; beside the bars: form, bytes in the file")
+        return to_svg(figure, "storage", "Bytes of each layer as fp32 and in the packed file")
 
 
 def finetune_figure(run: RunSummary) -> str | None:
@@ -124,6 +151,12 @@ def _name_right(axes: Axes, row: int, text: str) -> None:
         fontsize=9.5,
         annotation_clip=False,
     )
+
+
+def _stored(row: StorageRow) -> str:
+    """``k=16, 1.2 kB``, ``4 bits, 310 B``, ``fp16, 4.6 kB``."""
+    form = f"k={row.form.removesuffix(' clusters')}" if row.kind == "clusters" else row.form
+    return f"{form}, {formats.size(row.bytes_after)}" if form else formats.size(row.bytes_after)
 
 
 def _kept(group: GroupRow) -> str:

@@ -14,11 +14,12 @@ from tersenet.core.summary import RunSummary
 from tersenet.errors import MissingExtraError
 from tersenet.report import formats
 from tersenet.report.again import evaluate_command
-from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure
+from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure, storage_figure
 from tersenet.report.rows import (
     before_after,
     compression_ratio,
     has_quality,
+    int8_rows,
     is_accuracy,
     matched_latencies,
     quality_text,
@@ -32,7 +33,7 @@ from tersenet.report.search_figures import (
     trials_of,
     within_budget,
 )
-from tersenet.report.sentences import headline, verdict
+from tersenet.report.sentences import headline, int8_sentence, verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -89,6 +90,7 @@ def render_html(run: RunSummary) -> str:
     figures = {
         "channels": channels_figure(run),
         "macs": macs_figure(run),
+        "storage": storage_figure(run),
         "course": course_figure(run),
         "finetune": finetune_figure(run),
         "latency": latency_figure(run),
@@ -101,6 +103,8 @@ def render_html(run: RunSummary) -> str:
         tiles=_tiles(run),
         rows=before_after(run),
         bounds=_bounds(run),
+        int8_rows=int8_rows(run),
+        int8_sentence=int8_sentence(run),
         methods=_methods(run),
         figures=figures,
         costs={kind: svg for kind, svg in costs.items() if svg},

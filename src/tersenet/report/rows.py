@@ -40,6 +40,48 @@ def before_after(run: RunSummary) -> list[Row]:
     return [*_quality_rows(run.dense, run.compressed), *_cost_rows(run), *_latency_rows(run)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Int8Row:
+    """One property of the original and the compressed network in fp32, and of the int8 file."""
+
+    label: str
+    original: str
+    fp32: str
+    int8: str
+    ranges: tuple[str, str, str] = ("", "", "")
+    """Quartiles of the three, in the same order."""
+
+
+def int8_rows(run: RunSummary) -> list[Int8Row]:
+    """What was measured of the int8 file, beside plain fp32 files of both networks; empty without one."""
+    found = run.int8
+    if found is None:
+        return []
+    files = (found.dense_latency, found.fp32_latency, found.latency)
+    times = [formats.milliseconds(latency.median_ms) for latency in files]
+    gain = speed_change(found.dense_latency, found.latency)
+    rows = [
+        Int8Row(
+            label=f"Latency, {latency_label(found.latency)}",
+            original=times[0],
+            fp32=times[1],
+            int8=f"{times[2]}, {gain}",
+            ranges=(_spread(files[0]), _spread(files[1]), _spread(files[2])),
+        )
+    ]
+    if found.top1 is not None and found.torch_top1 is not None:
+        label = f"Top-1 on {found.num_samples:,} search samples"
+        top1 = formats.percent(found.top1)
+        rows.append(Int8Row(label=label, original=NOTHING, fp32=formats.percent(found.torch_top1), int8=top1))
+    if found.agreement is not None:
+        same = formats.percent(found.agreement)
+        rows.append(Int8Row(label="Same class as the compressed network", original=NOTHING, fp32=NOTHING, int8=same))
+    onnx = run.files.get("model.onnx")
+    size = NOTHING if onnx is None else formats.count(onnx)
+    rows.append(Int8Row(label="ONNX file, bytes", original=NOTHING, fp32=size, int8=formats.count(found.size_bytes)))
+    return rows
+
+
 def score_label(run: RunSummary) -> str:
     """What the quality of a trial is called, with its unit."""
     return "top-1, %" if is_accuracy(run) else run.score_name

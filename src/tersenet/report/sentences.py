@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from tersenet.core.summary import RunSummary
 from tersenet.report import formats
-from tersenet.report.rows import compression_ratio, has_quality, is_accuracy, quality_text
+from tersenet.report.rows import (
+    compression_ratio,
+    has_quality,
+    is_accuracy,
+    latency_label,
+    quality_text,
+    speed_change,
+)
 
 
 def headline(run: RunSummary) -> str:
@@ -28,6 +35,33 @@ def headline(run: RunSummary) -> str:
         samples = compressed.num_samples
         sentence += f" on {samples:,} {compressed.split or 'test'} samples" if samples else ""
     return sentence + "."
+
+
+def int8_sentence(run: RunSummary) -> str:
+    """What the int8 file is worth, and what it is not; empty without one."""
+    found = run.int8
+    if found is None:
+        return ""
+    own, dense, small = found.latency, found.dense_latency, found.fp32_latency
+    text = (
+        f"The int8 file is for speed, the packed file for size. In {latency_label(own)}, it takes "
+        f"{formats.milliseconds(own.median_ms)}; the original in fp32 {formats.milliseconds(dense.median_ms)} "
+        f"({speed_change(dense, own)}), the compressed network in fp32 {formats.milliseconds(small.median_ms)} "
+        f"({speed_change(small, own)})."
+    )
+    if found.agreement is not None:
+        text += f" On {found.num_samples:,} search samples it gives the compressed network's class on "
+        text += formats.percent(found.agreement)
+        if found.top1 is not None and found.torch_top1 is not None:
+            text += f"; top-1 there is {formats.percent(found.top1)}, {formats.percent(found.torch_top1)} in torch"
+        text += "."
+    else:
+        text += (
+            f" Its outputs differ from torch's by up to {100.0 * found.max_relative_difference:.2g} % of the largest."
+        )
+    if found.fp32_layers:
+        text += f" {len(found.fp32_layers)} layer(s) stay fp32 in it."
+    return text
 
 
 def verdict(run: RunSummary) -> str:

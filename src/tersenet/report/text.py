@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tersenet.core.summary import RunSummary
 from tersenet.report.rows import Row, before_after
+from tersenet.report.sentences import int8_sentence
 
 _HEAD = Row(label="", original="original", compressed="compressed", change="change")
 
@@ -29,6 +30,7 @@ def summary_table(run: RunSummary) -> str:
     where = f", {samples:,} {run.compressed.split or 'test'} samples" if samples else ""
     kinds = dict.fromkeys(row.range_kind for row in before_after(run) if row.original_range or row.compressed_range)
     legend = [f"In brackets: {', '.join(kinds)}."] if kinds else []
+    legend += [int8_sentence(run)] if run.int8 else []
     return "\n".join([f"{run.model} on {run.data}, {run.recipe}, seed {run.seed}{where}", *lines, *legend])
 
 
