@@ -1,18 +1,22 @@
-"""Rules and own criteria on a network, as far as the policy that comes out; nothing is trained."""
+"""Rules and own criteria on a network, from what is looked at to the policy that comes out."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tersenet.api import ChannelRule, ChannelRules, CompressOptions, inspect
+from tersenet.api import ChannelRule, ChannelRules, CompressOptions, compress, inspect
 from tersenet.api.prepare import Prepared, prepare
 from tersenet.api.storing import first_cut
 from tersenet.core.target import Target
 from tersenet.criteria import use
-from tersenet.errors import ModelError, UnknownNameError
+from tersenet.data import Data
+from tersenet.errors import ModelError, StudyError, UnknownNameError
 from tersenet.models import build
 from tersenet.recipes import make_env
 
@@ -106,3 +110,20 @@ def test_a_network_that_is_left_alone_has_nothing_to_cut(model: nn.Module) -> No
         prepared(model, ChannelRules(everything=None))
     seen = inspect(model, example_inputs=INPUTS, options=CompressOptions(rules=ChannelRules(everything=None)))
     assert "left alone by the rule everything" in {row.reason for row in seen.groups}
+
+
+@pytest.mark.slow
+def test_a_run_keeps_to_the_rules_and_a_run_without_them_is_another(
+    digits_cnn: nn.Module, digits: Data, tmp_path: Path
+) -> None:
+    target = Target(max_macs_ratio=0.9)
+    options = CompressOptions(rules=RULES, trials=3, finetune_epochs=0, controls=(), out=tmp_path / "run")
+    result = compress(digits_cnn, data=digits, target=target, seed=0, options=options)
+    assert result.target_reached
+    assert all(check.passed for check in result.run.checks)
+    kept = {row.group_id: row.num_kept / row.num_channels for row in result.run.groups}
+    assert (kept["block1.conv1"], kept["block2.conv1"]) == (0.5, 1.0)
+    assert kept["conv3"] >= 0.75
+    assert ChannelRules.model_validate(result.run.recipe_config["rules"]) == RULES
+    with pytest.raises(StudyError, match="rules"):
+        compress(digits_cnn, data=digits, target=target, seed=0, options=replace(options, rules=None))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tersenet import criteria
 from tersenet.core.importing import import_object
 from tersenet.errors import ModelError
 from tersenet.evaluators.parcel import pack
@@ -106,6 +107,21 @@ def test_a_network_from_a_users_file_is_opened_where_nobody_has_imported_that_fi
     found = parcel.opened()
     # by hand: scaled by the 3 that the file defines
     torch.testing.assert_close(found(torch.ones(1, 2)), 3.0 * (model.linear.weight.sum(1) + model.linear.bias)[None])
+
+
+def test_a_criterion_of_the_users_own_is_known_where_the_parcel_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(weight: torch.Tensor) -> torch.Tensor:
+        return weight[:, 0]
+
+    name = criteria.use(first)
+    parcel = pack({"policy": name}, tmp_path / "numbers")
+    monkeypatch.setattr("tersenet.criteria.base._own", {})
+    assert parcel.opened() == {"policy": name}
+    member = criteria.MemberView(torch.tensor([[1.0, 5.0], [3.0, 7.0]]), 0, ((0,), (1,)), None)
+    # 1 and 3 over their mean
+    torch.testing.assert_close(criteria.get(name)([member], 0), torch.tensor([0.5, 1.5]))
 
 
 def test_what_cannot_be_sent_is_named_with_the_reason_and_the_way_out(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def summarize(
     """Everything the report shows."""
     prepared, options = job.prepared, job.options
     seconds = {"trace": prepared.seconds, "finetune": tuned.seconds, "measure": delivered.seconds}
+    rules = {} if options.rules is None else {"rules": options.rules.model_dump(mode="json")}
     files = dict(delivered.files)
     if int8.file is not None:
         seconds["int8"] = int8.seconds
@@ -52,7 +53,7 @@ def summarize(
         model=options.model_name,
         data=job.data.name,
         recipe=job.provenance["recipe"],
-        recipe_config=prepared.config.model_dump(mode="json"),
+        recipe_config=prepared.config.model_dump(mode="json") | rules,
         seed=job.seed,
         workers=options.workers,
         target=job.target,

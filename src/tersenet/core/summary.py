@@ -134,6 +134,10 @@ class Int8File(BaseModel, frozen=True, extra="forbid"):
     """An ONNX file of the delivered network with 8-bit integers inside: for speed; the packed file is for size."""
 
     size_bytes: int
+    fp32_size_bytes: int
+    """Of the delivered network as a plain fp32 ONNX file."""
+    dense_size_bytes: int
+    """Of the original network as one."""
     num_int8_layers: int
     """Convolutions and linear layers whose weights are integers."""
     fp32_layers: tuple[str, ...]
@@ -156,6 +160,10 @@ class Int8File(BaseModel, frozen=True, extra="forbid"):
     """The delivered network as a plain fp32 file."""
     latency: Latency
     """The int8 file."""
+    dense_cpu_ms: float
+    """Processor time of one pass, median, milliseconds: what is left of latency where other programs run as well."""
+    fp32_cpu_ms: float
+    cpu_ms: float
 
 
 class RunSummary(BaseModel, frozen=True, extra="forbid"):

@@ -50,6 +50,7 @@ class Int8Row:
     int8: str
     ranges: tuple[str, str, str] = ("", "", "")
     """Quartiles of the three, in the same order."""
+    range_kind: str = ""
 
 
 def int8_rows(run: RunSummary) -> list[Int8Row]:
@@ -67,7 +68,14 @@ def int8_rows(run: RunSummary) -> list[Int8Row]:
             fp32=times[1],
             int8=f"{times[2]}, {gain}",
             ranges=(_spread(files[0]), _spread(files[1]), _spread(files[2])),
-        )
+            range_kind=f"quartiles of {found.latency.num_runs} runs",
+        ),
+        Int8Row(
+            label="Processor time of a pass",
+            original=formats.milliseconds(found.dense_cpu_ms),
+            fp32=formats.milliseconds(found.fp32_cpu_ms),
+            int8=f"{formats.milliseconds(found.cpu_ms)}, {formats.share(found.cpu_ms, found.dense_cpu_ms)}",
+        ),
     ]
     if found.top1 is not None and found.torch_top1 is not None:
         label = f"Top-1 on {found.num_samples:,} search samples"
@@ -76,9 +84,8 @@ def int8_rows(run: RunSummary) -> list[Int8Row]:
     if found.agreement is not None:
         same = formats.percent(found.agreement)
         rows.append(Int8Row(label="Same class as the compressed network", original=NOTHING, fp32=NOTHING, int8=same))
-    onnx = run.files.get("model.onnx")
-    size = NOTHING if onnx is None else formats.count(onnx)
-    rows.append(Int8Row(label="ONNX file, bytes", original=NOTHING, fp32=size, int8=formats.count(found.size_bytes)))
+    sizes = [formats.count(size) for size in (found.dense_size_bytes, found.fp32_size_bytes, found.size_bytes)]
+    rows.append(Int8Row(label="ONNX file, bytes", original=sizes[0], fp32=sizes[1], int8=sizes[2]))
     return rows
 
 

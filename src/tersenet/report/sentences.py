@@ -47,7 +47,8 @@ def int8_sentence(run: RunSummary) -> str:
         f"The int8 file is for speed, the packed file for size. In {latency_label(own)}, it takes "
         f"{formats.milliseconds(own.median_ms)}; the original in fp32 {formats.milliseconds(dense.median_ms)} "
         f"({speed_change(dense, own)}), the compressed network in fp32 {formats.milliseconds(small.median_ms)} "
-        f"({speed_change(small, own)})."
+        f"({speed_change(small, own)}). It needs {formats.share(found.cpu_ms, found.dense_cpu_ms)} of the original's "
+        f"processor time, {formats.share(found.cpu_ms, found.fp32_cpu_ms)} of the compressed one's."
     )
     if found.agreement is not None:
         text += f" On {found.num_samples:,} search samples it gives the compressed network's class on "
