@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stable_baselines3 import DQN as OtherDQN
+import stable_baselines3
 
 from tersenet.adapters.gymnasium import GymnasiumEnv
 from tersenet.agents import DQN, DQNConfig
@@ -78,9 +78,9 @@ class Chain:
 
 def test_a_reward_at_the_end_of_a_chain_is_traced_back_to_its_first_step() -> None:
     chain = Chain(5)
-    config = DQNConfig(num_actions=2, num_trials=150, hidden=(32,), learning_rate=5e-3, target_every=20, batch_size=32)
+    config = DQNConfig(num_actions=2, num_trials=120, hidden=(32,), learning_rate=5e-3, target_every=20, batch_size=32)
     agent = _agent(config, box=Box(low=np.array([0.0]), high=np.array([1.0])), observation_size=12)
-    rewards = [chain.episode(agent) for _ in range(150)]
+    rewards = [chain.episode(agent) for _ in range(120)]
     assert np.mean(rewards[:20]) < 0.35  # by chance 0.12
     greedy = agent.values(chain.observation(0, 0))
     assert greedy[1] == pytest.approx(1.0, abs=0.15)  # the optimum: five times to the right
@@ -91,7 +91,13 @@ def test_a_reward_at_the_end_of_a_chain_is_traced_back_to_its_first_step() -> No
 def test_decisions_of_rounds_learn_from_the_same_decision_one_round_later() -> None:
     """Two switches; the first pays 1 per round once it has been set, the second costs 1: values to be 1 / (1 - 0.5)."""
     config = DQNConfig(
-        num_actions=2, num_trials=200, hidden=(32,), learning_rate=5e-3, discount=0.5, follows="episode", target_every=20
+        num_actions=2,
+        num_trials=200,
+        hidden=(32,),
+        learning_rate=5e-3,
+        discount=0.5,
+        follows="episode",
+        target_every=20,
     )
     agent = _agent(config, box=Box(low=np.array([0.0]), high=np.array([1.0])), observation_size=2)
     for _ in range(200):
@@ -168,7 +174,7 @@ def toy_env() -> tuple[GymnasiumEnv, ToyEvaluator]:
 def other_mean(seed: int) -> float:
     """Mean gain of the last episodes of the other library's agent."""
     env, evaluator = toy_env()
-    OtherDQN(
+    stable_baselines3.DQN(
         "MlpPolicy", env, seed=seed, gamma=1.0, learning_starts=400, batch_size=128, learning_rate=1e-3,
         train_freq=(1, "episode"), gradient_steps=16, policy_kwargs={"net_arch": [64, 64]}, device="cpu",
         exploration_fraction=0.7, exploration_final_eps=0.02, target_update_interval=50,

@@ -229,7 +229,9 @@ class DQN:
         restore_module("online", self._online, state)
         restore_module("target", self._target, state)
         restore_optimizer("optimizer", self._optimizer, state)
-        self._replay.load_state_dict({k.removeprefix("replay."): v for k, v in state.items() if k.startswith("replay.")})
+        self._replay.load_state_dict(
+            {k.removeprefix("replay."): v for k, v in state.items() if k.startswith("replay.")}
+        )
         saved = {name: state[f"round.{name}"].copy() for name in Batch.__dataclass_fields__ if f"round.{name}" in state}
         self._round = Batch(**saved) if saved else None
         restore_rng(self._rng, state["rng"])

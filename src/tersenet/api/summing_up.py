@@ -61,6 +61,7 @@ def summarize(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deli
         groups=delivered.groups,
         trials=found.trials if found else (),
         confirmed=found.confirmed if found else (),
+        rounds=found.rounds if found else (),
         epochs=tuned.epochs,
         checks=delivered.checks,
         caveats=tuple(_caveats(job, tuned, found, delivered)),
