@@ -7,8 +7,8 @@ groups that the agent wanted smaller before others, and never what the same swee
 is left. The replay gets what a group's count really did.
 
 Source: Khatri and Won 2020 (RACS): kernels off by significance, the healthiest re-activated, one reward per epoch;
-state, actions and rewards are not public, ours follow what is known of them. The ceiling is the schedule of Zhu and Gupta
-2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on.
+state, actions and rewards are not public, ours follow what is known of them. The ceiling is the schedule of Zhu and
+Gupta 2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on.
 """
 
 from __future__ import annotations
