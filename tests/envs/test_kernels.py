@@ -94,6 +94,17 @@ def test_without_reactivation_nothing_comes_on() -> None:
     assert kept(after, "a") == tuple(range(3, 10))
 
 
+def test_in_the_last_rounds_nothing_comes_on() -> None:
+    told = Told()
+    env = env_with(told, settle=0.2)  # of ten rounds, the last two
+    told.take(walked(env, 0, 2), 100.0)
+    told.qualities += [100.0] * 6
+    assert len(kept(walked(env, 3, 2), "a") or ()) == 8
+    told.qualities += [100.0]
+    assert len(kept(walked(env, 3, 2), "a") or ()) == 7
+    assert [float(t.action_taken[0]) for t in env.transitions()] == [2.0, 2.0]
+
+
 def test_the_ceiling_falls_by_the_cube_and_is_never_exceeded() -> None:
     told = Told()
     env = env_with(told, max_ratio=0.5, ramp=0.5)

@@ -11,7 +11,7 @@ Differs: the replay holds the executed action, as in ``ddpg.py``; the exploring 
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -232,7 +232,9 @@ class DQN:
         self._replay.load_state_dict(
             {k.removeprefix("replay."): v for k, v in state.items() if k.startswith("replay.")}
         )
-        saved = {name: state[f"round.{name}"].copy() for name in Batch.__dataclass_fields__ if f"round.{name}" in state}
+        saved: dict[str, Any] = {
+            name: state[f"round.{name}"].copy() for name in Batch.__dataclass_fields__ if f"round.{name}" in state
+        }
         self._round = Batch(**saved) if saved else None
         restore_rng(self._rng, state["rng"])
         self._num_episodes, self._num_updates, self._pending_updates = (int(count) for count in state["counts"])

@@ -80,6 +80,9 @@ class KernelRules:
     ramp: float = 0.6
     """Share of the rounds after which the ceiling is at the target's bounds."""
 
+    settle: float = 0.15
+    """Share of the rounds, the last ones, in which nothing is switched on: what comes late cannot show its health."""
+
     tolerance: float = 0.3
     """Gap to the reference, in percent of it, that counts as kept, since it is measured in the middle of training."""
 
@@ -257,7 +260,7 @@ class KernelEnv:
         if action < NOTHING:
             spare = int(mask.sum()) - int(self._space.min_kept[group])
             mask[order[mask[order]][: min(count, spare)]] = False
-        elif action > NOTHING:
+        elif action > NOTHING and len(self._signals.qualities) < (1.0 - self._rules.settle) * self._rules.num_rounds:
             off = order[~mask[order]]
             mask[off[len(off) - min(count, len(off)) :]] = True
 

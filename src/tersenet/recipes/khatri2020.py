@@ -12,14 +12,14 @@ Differs: bounds of the target are kept by a ceiling; filters are cut, not masked
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from tersenet.agents import DQN, ConstantAgent, DQNConfig, RandomAgent
 from tersenet.agents.dqn import epsilon_at
-from tersenet.core.protocols import Agent, Box, FloatArray, Learner, State, Transition
+from tersenet.core.protocols import Agent, Box, FloatArray, State, Transition
 from tersenet.envs import ChannelSpace, KernelEnv, KernelRules
 from tersenet.envs.kernels import NOTHING, Mode
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, register
@@ -65,11 +65,14 @@ class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     live_epochs: Annotated[float, Field(gt=0.0)] = 8.0
     """Epochs of training over all rounds."""
 
-    live_learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
-    """Peak of the rounds' cosine, which ends at a tenth of it."""
+    live_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    """Peak of the rounds' cosine, which ends at a tenth of it; from scratch 0.1 is usual."""
 
     ramp: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     """Share of the rounds after which the ceiling is at the target's bounds."""
+
+    settle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    """Share of the rounds, the last ones, in which nothing is switched on any more."""
 
     tolerance: Annotated[float, Field(ge=0.0)] = 0.3
     """Percent of the reference by which a network in the middle of training may be worse and still count as kept."""
@@ -97,12 +100,20 @@ def exploring_share(config: Khatri2020Config, trial: int) -> float:
     return 1.0 if config.agent == "random" else 0.0
 
 
+class Saved(Protocol):
+    """Anything that can be saved as arrays and put back."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
 class Together:
     """An agent that is saved and restored together with environment and network: one transaction keeps all of them."""
 
-    def __init__(self, agent: Agent, parts: dict[str, KernelEnv | Learner]) -> None:
+    def __init__(self, agent: Agent, parts: dict[str, Saved]) -> None:
         self._agent = agent
-        self._parts = {"agent": agent, **parts}
+        self._parts: dict[str, Saved] = {"agent": agent, **parts}
 
     def act(self, observation: FloatArray) -> FloatArray:
         """What the agent proposes."""
@@ -145,6 +156,7 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
             share=config.share,
             reactivate=config.reactivate,
             ramp=config.ramp,
+            settle=config.settle,
             tolerance=config.tolerance,
             penalty=config.penalty,
         ),
