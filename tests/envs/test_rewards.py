@@ -28,11 +28,9 @@ def test_a_gap_is_in_percent_of_the_reference() -> None:
     assert quality_gap(-8.0, -10.0) == pytest.approx(20.0)  # a score that is negative, such as minus an error
 
 
-def test_auto_aec_pays_for_compressing_only_while_accuracy_is_kept() -> None:
-    kept = aec_reward(-0.2, before=0.6, after=0.5, tolerance=0.3, penalty=0.1)
-    assert kept == pytest.approx(0.1)
-    missed = aec_reward(-0.5, before=0.6, after=0.5, tolerance=0.3, penalty=0.1)
-    assert missed == pytest.approx(-0.05)
+def test_auto_aec_counts_what_is_saved_only_while_accuracy_is_kept() -> None:
+    assert aec_reward(-0.2, after=0.4, tolerance=0.3, penalty=0.1) == pytest.approx(0.6)
+    assert aec_reward(-0.5, after=0.4, tolerance=0.3, penalty=0.1) == pytest.approx(-0.05)
 
 
 def test_auto_ceca_pays_for_being_small_less_the_gap_beyond_the_tolerance() -> None:

@@ -151,7 +151,8 @@ class KernelEnv:
         self._masks = [mask.copy() for mask in self._before]
         self._health = [health[group_id] for group_id in self._ids]
         self._observations: list[FloatArray] = []
-        self._proposals: list[int] = []
+        self._proposed: list[FloatArray] = []
+        self._actions: list[int] = []
         self._policy = None
         return self._observe(0)
 
@@ -164,13 +165,14 @@ class KernelEnv:
         Raises:
             SearchError: the round has not begun or is over.
         """
-        if self._masks is None or len(self._proposals) == self.num_decisions:
+        if self._masks is None or len(self._actions) == self.num_decisions:
             raise SearchError(f"step was called before reset, or after the last of {self.num_decisions} groups.")
-        group = len(self._proposals)
+        group = len(self._actions)
         action = int(np.clip(np.rint(proposal[0]), 0, self._rules.num_actions - 1))
-        self._proposals.append(action)
+        self._proposed.append(np.reshape(np.asarray(proposal, dtype=np.float64), (1,)).copy())
+        self._actions.append(action)
         self._switch(group, action)
-        done = len(self._proposals) == self.num_decisions
+        done = len(self._actions) == self.num_decisions
         return (np.zeros(len(FEATURES)) if done else self._observe(group + 1)), done
 
     def decode(self, proposals: FloatArray | None = None) -> Policy:
@@ -186,11 +188,11 @@ class KernelEnv:
             self.reset(seed=0)
             for proposal in np.reshape(proposals, (-1, 1)):
                 self.step(proposal)
-        if self._masks is None or len(self._proposals) < self.num_decisions:
+        if self._masks is None or len(self._actions) < self.num_decisions:
             raise SearchError("decode was called before the sweep was over. Finish the walk, or give all actions.")
         if self._policy is None:
             spared = [mask & ~before for mask, before in zip(self._masks, self._before, strict=True)]
-            wanted = WANTED[np.array(self._proposals)]
+            wanted = WANTED[np.array(self._actions)]
             self._masks = self._under(self._ceilings(len(self._signals.qualities)), self._masks, wanted, spared)
             self._policy = self.policy(self._masks)
             self._last = np.array([self._executed(group) for group in range(self.num_decisions)])
@@ -203,7 +205,7 @@ class KernelEnv:
         return [
             Transition(
                 observation=self._observations[group],
-                action_proposed=np.array([float(self._proposals[group])]),
+                action_proposed=self._proposed[group].copy(),
                 action_taken=np.array([float(self._last[group])]),
                 next_observation=ends[group],
                 done=group == self.num_decisions - 1,
@@ -215,10 +217,8 @@ class KernelEnv:
         """What the round was worth, by the rules' mode."""
         gap = quality_gap(evaluation.metrics.quality, self._rules.reference)
         after, rules = self._cost(self.masks(policy)), self._rules
-        if rules.mode == "auto_aec":
-            before = self._cost(self._before)
-            return aec_reward(gap, before=before, after=after, tolerance=rules.tolerance, penalty=rules.penalty)
-        return ceca_reward(gap, after=after, tolerance=rules.tolerance, penalty=rules.penalty)
+        worth = aec_reward if rules.mode == "auto_aec" else ceca_reward
+        return worth(gap, after=after, tolerance=rules.tolerance, penalty=rules.penalty)
 
     def within_bounds(self, policy: Policy, budget: Budget) -> Policy:
         """The policy with as many of the least healthy channels switched off as these bounds ask for."""
@@ -326,7 +326,7 @@ class KernelEnv:
         largest = max(1, round(self._rules.share * len(self._masks[group])))
         distances = np.abs(np.array([-largest, -1, 0, 1, largest][: self._rules.num_actions]) - change)
         nearest = np.flatnonzero(distances == distances.min())
-        return int(nearest[np.argmin(np.abs(nearest - self._proposals[group]))])
+        return int(nearest[np.argmin(np.abs(nearest - self._actions[group]))])
 
     def _observe(self, group: int) -> FloatArray:
         assert self._masks is not None

@@ -26,7 +26,7 @@ from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, register
 from tersenet.search import Method
 from tersenet.train.live import HealthName
 
-DISCOUNT = 0.8
+DISCOUNT = 0.5
 """Weight of the next round: what is switched off is trained around within a few."""
 
 
@@ -88,7 +88,9 @@ def dqn_config(config: Khatri2020Config) -> DQNConfig:
         num_trials=config.trials,
         discount=DISCOUNT,
         follows="episode",
+        learning_rate=3e-3,
         batch_size=32,
+        target_every=50,
         updates_per_step=4,
     )
 
