@@ -33,7 +33,7 @@ from tersenet.core.summary import Confirmed, RoundPoint
 from tersenet.core.target import CostKind
 from tersenet.envs import ChannelSpace, KernelEnv, Limit
 from tersenet.envs.kernels import masks_of
-from tersenet.errors import TargetError
+from tersenet.errors import ModelError, TargetError
 from tersenet.evaluators import LiveEvaluator, check_one_worker
 from tersenet.graph import duplicate
 from tersenet.measurement import measure_quality
@@ -44,12 +44,16 @@ from tersenet.train import LiveSession, TrainConfig
 from tersenet.train.fresh_weights import draw_weights
 from tersenet.transforms import make_plan
 
+MAX_STATE_BYTES = 900_000_000
+"""What is saved after every round must fit into one value of SQLite."""
+
 
 def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     """Train and switch for all rounds, cut what is off, tune what is left.
 
     Raises:
         SearchError: there are several workers.
+        ModelError: the network is too large to be saved after every round.
         TargetError: the magnitude schedule has no bound to go to.
     """
     check_one_worker(job.options.workers)
@@ -112,6 +116,11 @@ def _session(job: TuningJob) -> LiveSession:
     if config.start == "scratch":
         model = duplicate(model)
         draw_weights(model, seed=job.seed)
+    if 8 * prepared.graph.num_params > MAX_STATE_BYTES:
+        raise ModelError(
+            f"The network has {prepared.graph.num_params:,} parameters; with their momenta they are too large to be "
+            "saved after every round. Use a recipe that cuts a trained network, such as he2018."
+        )
     rounds = TrainConfig(
         epochs=max(1, math.ceil(config.live_epochs)),
         batch_size=config.finetune_batch_size,

@@ -65,8 +65,7 @@ def aec_reward(gap: float, *, after: float, tolerance: float, penalty: float) ->
         penalty: what a percent of gap costs, in shares of the original cost.
 
     Returns:
-        ``1 - after`` where accuracy was kept, else ``penalty * gap``, which is negative. (Paid for what a round removes
-        instead, the agent of ``tests/envs/test_kernels.py`` missed the optimum in 9 of 12 runs.)
+        ``1 - after`` where accuracy was kept, else ``penalty * gap``, which is negative.
 
     Source: Khatri and Won 2020 (RACS) for the mode; they give no formula.
     """
