@@ -48,6 +48,10 @@ MAX_STATE_BYTES = 900_000_000
 """What is saved after every round must fit into one value of SQLite."""
 
 
+FIRST_SECONDS = "seconds before the first round"
+"""Key in the study: how long the network was trained before anything was switched."""
+
+
 def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     """Train and switch for all rounds, cut what is off, tune what is left.
 
@@ -81,7 +85,9 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     baseline = remembered(study, "baseline", lambda: _dense(job, first=job.data.num_trial_samples))
     method = _method(job, session, baseline)
     if study.agent_state(method.name) is None:  # channels have no health before anything was trained
+        started = time.perf_counter()
         session.train(batches_per_round(job))
+        study.set_fact(FIRST_SECONDS, time.perf_counter() - started)
     trials = run_method(method, study, evaluator, seed=job.seed, progress=job.options.progress)
     assert isinstance(method.env, KernelEnv)
     tuned, policy = _tuned_until_kept(job, session, method.env, trials)
@@ -95,10 +101,10 @@ def config_of(prepared: Prepared) -> Khatri2020Config:
 
 
 def batches_per_round(job: TuningJob) -> int:
-    """Training batches of one round."""
+    """Training batches of one round, and of the one before the first in which nothing is switched yet."""
     config = config_of(job.prepared)
     batches = math.ceil(job.data.train.source.num_samples / config.finetune_batch_size)
-    return max(1, round(config.live_epochs * batches / config.trials))
+    return max(1, round(config.live_epochs * batches / (config.trials + 1)))
 
 
 def _without_teacher(job: TuningJob) -> TuningJob:
@@ -238,7 +244,7 @@ def _found(
         dense=remembered(study, "dense", lambda: _dense(job, skip=skip)),
         trials=tuple(point_of(job.prepared, trial) for trial in trials),
         confirmed=(confirmed,),
-        search_seconds=sum(trial.seconds or 0.0 for trial in trials),
+        search_seconds=float(str(study.fact(FIRST_SECONDS))) + sum(trial.seconds or 0.0 for trial in trials),
         confirm_seconds=time.perf_counter() - started,
         rounds=rounds_of(job, trials, baseline.metrics.quality),
     )

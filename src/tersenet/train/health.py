@@ -46,12 +46,9 @@ def gates_of(group: ChannelGroup, channels: IntArray, held: Mapping[str, Mapping
         if member.role == "consumer":
             positions = torch.tensor(member.positions)[torch.from_numpy(channels)]
             there = held.get(member.tensor, {}).get(member.axis)
-            gates.append(Gate(member.tensor, member.axis, positions if there is None else _places(there, positions)))
+            index = positions if there is None else torch.searchsorted(there, positions)
+            gates.append(Gate(member.tensor, member.axis, index))
     return gates
-
-
-def _places(held: Tensor, positions: Tensor) -> Tensor:
-    return torch.searchsorted(held, positions)
 
 
 def loss_changes(gates: Mapping[str, Sequence[Gate]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from tersenet.core.protocols import FloatArray, State
 from tersenet.data.splits import TrainSplit
 from tersenet.errors import DataError, SearchError, StudyError, TrainingError
 from tersenet.graph import ModelGraph, duplicate, unwrapped
-from tersenet.measurement.placement import Batch, num_in, placement_for
+from tersenet.measurement.placement import Batch, num_in, placement_for, placement_of
 from tersenet.measurement.task import Task
 from tersenet.train.config import TrainConfig
 from tersenet.train.health import gates_of, loss_changes, scale_health
@@ -92,6 +92,7 @@ class LiveSession:
         self._health_name = health
         self._decay = health_decay
         self._rebuild_share = rebuild_share
+        self._home = placement_of(model).device
         self._placement = placement_for(model, config.device)
         self._full = duplicate(unwrapped(model)).to(self._placement.device).train()
         self._momentum = {name: torch.zeros_like(p) for name, p in self._full.named_parameters() if p.requires_grad}
@@ -130,13 +131,13 @@ class LiveSession:
         self.qualities.append(quality)
 
     def network(self) -> nn.Module:
-        """A copy of exactly what is active, in eval mode."""
+        """A copy of exactly what is active, in eval mode, on the device that the model came on."""
         return self.network_of(self._active)
 
     def network_of(self, active: Mapping[str, BoolArray]) -> nn.Module:
-        """A copy of these channels with the weights they have now, or had when they were switched off; eval mode."""
+        """The same of these channels, with the weights they have now or had when they were switched off."""
         self._collect()
-        return materialize(self._full, plan_for(self._full, self._graph, _kept(active))).eval()
+        return materialize(self._full, plan_for(self._full, self._graph, _kept(active))).eval().to(self._home)
 
     def set_active(self, active: Mapping[str, BoolArray]) -> None:
         """Switch channels off and on.
