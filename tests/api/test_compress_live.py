@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from durable_runs import outcome
 from forked_runs import Launcher
 from torch import nn
@@ -97,7 +98,7 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(digits: Data, dig
         run(Target(max_params_ratio=0.5), CompressOptions(workers=2, controls=()))
     with pytest.raises(TargetError, match="cannot be reached"):
         run(Target(max_params_ratio=0.01), quick())
-    digits_cnn.register_parameter("own", nn.Parameter(digits_cnn.linear.bias.detach().clone()))  # type: ignore[union-attr]
+    digits_cnn.register_parameter("own", nn.Parameter(torch.ones(1)))
     with pytest.raises(ModelError, match="no reset_parameters"):
         run(Target(max_params_ratio=0.5), quick(start="scratch"))
 

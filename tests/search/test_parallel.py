@@ -329,6 +329,7 @@ def searched(graph: ModelGraph, path: Path, recipe_name: str, evaluator: Paralle
     limit = Limit(kind="macs", table=cost_table(graph, "macs"), maximum=0.5 * graph.macs, original=float(graph.macs))
     problem = Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=(limit,)), seed=0)
     if recipe.decides[0] != "channels":
+        assert recipe.decides[0] != "kernels"
         problem = toy_storage_problem(graph, kind=recipe.decides[0], max_ratio=0.12, seed=0)
     method = recipe.build(problem, config)
     with Study(path, identity={}) as study:
