@@ -9,6 +9,8 @@ from tersenet.agents.losses import (
     actor_loss,
     critic_loss,
     critic_targets,
+    double_q_targets,
+    huber_loss,
     moving_average,
     soft_update,
     weighted_critic_loss,
@@ -68,3 +70,22 @@ def test_the_loss_of_several_critics_weighs_samples_and_adds_critics() -> None:
     loss = weighted_critic_loss(values, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), weights)
     # by hand: (1 * 1 + 0.5 * 4) / 2 + (2 * 1 + 0) / 2
     assert float(loss.detach()) == pytest.approx(2.5)
+
+
+def test_double_dqn_takes_the_targets_value_of_the_action_that_the_online_network_prefers() -> None:
+    online = torch.tensor([[1.0, 5.0, 2.0], [9.0, 0.0, 0.0]])
+    target = torch.tensor([[7.0, 3.0, 8.0], [4.0, 100.0, 100.0]])
+    found = double_q_targets(REWARDS, online, target, DONE, discount=0.5)
+    # by hand: 1 + 0.5 * 3, where plain DQN would have 1 + 0.5 * 8; and 2, since nothing follows
+    torch.testing.assert_close(found, torch.tensor([2.5, 2.0]))
+
+
+def test_hubers_loss_is_square_for_small_errors_and_linear_for_large_ones() -> None:
+    values = torch.tensor([0.5, 4.0], requires_grad=True)
+    targets = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = huber_loss(values, targets, delta=2.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    # by hand: (0.5 * 0.25 + 2 * (3 - 1)) / 2; gradients 0.5 / 2, and 2 / 2 instead of 3 / 2
+    assert loss.item() == pytest.approx(2.0625)
+    torch.testing.assert_close(values.grad, torch.tensor([0.25, 1.0]))
+    assert targets.grad is None

@@ -57,7 +57,12 @@ def a_problem(graph: ModelGraph, config: ChannelConfig, *, seed: int = 0) -> Pro
 
 
 OVER_CHANNELS = [name for name in recipes.names() if "channels" in recipes.get(name).decides]
-OVER_STORAGE = [(name, kind) for name in recipes.names() for kind in recipes.get(name).decides if kind != "channels"]
+OVER_STORAGE = [
+    (name, kind)
+    for name in recipes.names()
+    for kind in recipes.get(name).decides
+    if kind in ("clusters", "weight_bits")
+]
 
 
 @pytest.mark.parametrize("name", OVER_CHANNELS)

@@ -329,6 +329,7 @@ def searched(graph: ModelGraph, path: Path, recipe_name: str, evaluator: Paralle
     limit = Limit(kind="macs", table=cost_table(graph, "macs"), maximum=0.5 * graph.macs, original=float(graph.macs))
     problem = Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=(limit,)), seed=0)
     if recipe.decides[0] != "channels":
+        assert recipe.decides[0] != "kernels"
         problem = toy_storage_problem(graph, kind=recipe.decides[0], max_ratio=0.12, seed=0)
     method = recipe.build(problem, config)
     with Study(path, identity={}) as study:
@@ -347,7 +348,7 @@ ONE_AT_A_TIME = {"greedy", "tpe", "cmaes"}
 """Recipes whose next trial needs the last one's reward."""
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", [name for name in recipes.names() if not recipes.get(name).is_live])
 def test_every_recipe_interrupted_with_three_in_flight_ends_like_one_that_was_not(
     name: str, graph: ModelGraph, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from tersenet.agents.cem import CEM, CEMConfig
 from tersenet.agents.constant import ConstantAgent, FixedPlan
 from tersenet.agents.ddpg import DDPG, DDPGConfig
+from tersenet.agents.dqn import DQN, DQNConfig
 from tersenet.agents.greedy import Greedy, GreedyConfig
 from tersenet.agents.plan import PlanAgent, PlanConfig
 from tersenet.agents.random import RandomAgent
@@ -10,9 +11,11 @@ from tersenet.agents.random import RandomAgent
 __all__ = [
     "CEM",
     "DDPG",
+    "DQN",
     "CEMConfig",
     "ConstantAgent",
     "DDPGConfig",
+    "DQNConfig",
     "FixedPlan",
     "Greedy",
     "GreedyConfig",

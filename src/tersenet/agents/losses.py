@@ -1,9 +1,10 @@
-"""Losses and updates of actor and critic as pure functions.
+"""Losses and updates of actor and critic, and of a Q-network, as pure functions.
 
-Axes: B samples of a batch.
+Axes: B samples of a batch, A actions to choose from.
 
 Source: Lillicrap et al. 2016 (DDPG), arXiv:1509.02971, algorithm 1; the baseline from He et al. 2018 (AMC),
-arXiv:1802.03494, section 3.2, in the form of the released code (a moving average of batch means).
+arXiv:1802.03494, section 3.2, in the form of the released code (a moving average of batch means); for Q-networks van
+Hasselt et al. 2016 (double DQN), arXiv:1509.06461, and Mnih et al. 2015 (errors are clipped, which is Huber's loss).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -61,3 +63,28 @@ def soft_update(targets: Iterable[Tensor], online: Iterable[Tensor], *, tau: flo
 def moving_average(previous: float | None, value: float, *, decay: float) -> float:
     """``decay * previous + (1 - decay) * value``; the value itself the first time."""
     return value if previous is None else decay * previous + (1.0 - decay) * value
+
+
+def double_q_targets(
+    rewards_B: Tensor, next_online_BA: Tensor, next_target_BA: Tensor, done_B: Tensor, *, discount: float
+) -> Tensor:
+    """What a Q-network's value of the action taken is regressed to, double DQN's equation 4.
+
+    Args:
+        rewards_B: reward of each step, shape (B,).
+        next_online_BA: values of the next step by the network that learns, shape (B, A): they choose the action.
+        next_target_BA: the same by its target network: they say what that action is worth.
+        done_B: whether the step was the last of its episode, shape (B,), bool; last steps have no next value.
+        discount: weight of the next value.
+
+    Returns:
+        Shape (B,).
+    """
+    chosen_B1 = next_online_BA.argmax(dim=1, keepdim=True)
+    next_B = next_target_BA.gather(1, chosen_B1).squeeze(1)
+    return rewards_B + discount * torch.where(done_B, torch.zeros_like(next_B), next_B)
+
+
+def huber_loss(values_B: Tensor, targets_B: Tensor, *, delta: float) -> Tensor:
+    """Half the squared error up to ``delta``, ``delta * (error - delta / 2)`` above; the mean, a scalar."""
+    return F.huber_loss(values_B, targets_B.detach(), delta=delta)

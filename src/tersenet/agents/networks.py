@@ -1,9 +1,9 @@
-"""Actor and critic: small fully connected networks on observations and actions in [0, 1].
+"""Actor, critic and Q-network: small fully connected networks on observations and actions in [0, 1].
 
 Inputs are shifted to [-1, 1]. Last layers begin near zero, so that the actor starts in the middle of its sigmoid, where
 it can move both ways, and the critic near zero, where the centred rewards are.
 
-Axes: B samples, S observation entries, A action entries.
+Axes: B samples, S observation entries, A action entries (of a Q-network: actions to choose from).
 
 Source: He et al. 2018 (AMC), arXiv:1802.03494, section 4 (two hidden layers of 300); initialisation after Lillicrap
 et al. 2016 (DDPG), arXiv:1509.02971, section 7.
@@ -45,6 +45,19 @@ class Critic(nn.Module):
         joined = torch.cat([observations_BS, actions_BA], dim=1)
         values: Tensor = self.layers(2.0 * joined - 1.0)
         return values.squeeze(1)
+
+
+class QNetwork(nn.Module):
+    """Observation to the values of all actions."""
+
+    def __init__(self, observation_size: int, num_actions: int, *, hidden: Sequence[int], seed: int) -> None:
+        super().__init__()
+        self.layers = _mlp([observation_size, *hidden, num_actions], seed)
+
+    def forward(self, observations_BS: Tensor) -> Tensor:
+        """Values, shape (B, A)."""
+        values: Tensor = self.layers(2.0 * observations_BS - 1.0)
+        return values
 
 
 def _mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:

@@ -18,6 +18,7 @@ from tersenet.api.building import CHECKPOINTS, Tuned, TuningJob
 from tersenet.api.delivery import deliver, run_provenance
 from tersenet.api.folders import make_folder
 from tersenet.api.int8 import check_export, deliver_int8, try_export
+from tersenet.api.live import compress_live
 from tersenet.api.options import CompressOptions, Result
 from tersenet.api.prepare import Prepared, make_evaluator, prepare
 from tersenet.api.searching import Found, search
@@ -70,8 +71,8 @@ def compress(
             options.progress.note(note)
         try_export(prepared, data, options.export, seed=seed)
         identity = _identity(prepared, data, target, seed=seed, options=options)
-        stores = prepared.recipe.stores
-        evaluator = None if stores else make_evaluator(prepared, data, seed=seed, options=options)
+        has_stages = prepared.recipe.stores or prepared.recipe.is_live
+        evaluator = None if has_stages else make_evaluator(prepared, data, seed=seed, options=options)
         if evaluator is not None:
             identity |= evaluator.signature
         with Study(folder / STUDY_FILE, identity=identity) as study:  # until the end: one process per folder
@@ -88,7 +89,7 @@ def compress(
                 reference=_reference(prepared, data, target, options),
             )
             if evaluator is None:
-                tuned, found = compress_storage(job, study)
+                tuned, found = (compress_live if prepared.recipe.is_live else compress_storage)(job, study)
             else:
                 found = search(prepared, study, evaluator, seed=seed, options=options)
                 tuned = tune_until_kept(job, found.winner)

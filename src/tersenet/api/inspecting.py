@@ -22,6 +22,7 @@ from tersenet.data import Data, SearchSplit, Source, TrainSplit
 from tersenet.envs import apply_rules, reachable
 from tersenet.errors import DataError, ModelError, TargetError
 from tersenet.graph import ModelGraph
+from tersenet.recipes.khatri2020 import Khatri2020Config
 from tersenet.train import TrainConfig, fit
 
 TIMED_SAMPLES = 512
@@ -106,6 +107,9 @@ def _reachable(prepared: Prepared, target: Target | None) -> tuple[Reachable, ..
 
 
 def _predicted(prepared: Prepared, data: Data, target: Target | None, options: CompressOptions) -> tuple[float, float]:
+    if isinstance(prepared.config, Khatri2020Config):
+        live_seconds = prepared.config.live_epochs * _epoch_seconds(prepared, data, options)
+        return live_seconds, _finetune_seconds(prepared, data, options)
     evaluator = make_evaluator(prepared, data, seed=0, options=options)
     trial = evaluator.evaluate(_typical_policy(prepared, target, options))
     controls = sum(recipes.get(name).num_trials(prepared.config) for name in options.controls)
@@ -133,10 +137,15 @@ def _typical_policy(prepared: Prepared, target: Target | None, options: Compress
 
 
 def _finetune_seconds(prepared: Prepared, data: Data, options: CompressOptions) -> float:
-    """From a short training of the whole network: an upper estimate, since the cut one is smaller."""
     epochs = prepared.config.finetune_epochs
     if epochs == 0:
         return 0.0
+    num_tunings = 2 if prepared.recipe.stores and first_cut(prepared).channels else 1
+    return num_tunings * epochs * _epoch_seconds(prepared, data, options)
+
+
+def _epoch_seconds(prepared: Prepared, data: Data, options: CompressOptions) -> float:
+    """From a short training of the whole network: an upper estimate, since the cut one is smaller."""
     config = TrainConfig(
         epochs=1,
         batch_size=prepared.config.finetune_batch_size,
@@ -154,8 +163,7 @@ def _finetune_seconds(prepared: Prepared, data: Data, options: CompressOptions) 
         teacher=prepared.model,
         task=options.task,
     )
-    num_tunings = 2 if prepared.recipe.stores and first_cut(prepared).channels else 1
-    return num_tunings * fitted.seconds * epochs * data.train.source.num_samples / few
+    return fitted.seconds * data.train.source.num_samples / few
 
 
 @dataclass(frozen=True)

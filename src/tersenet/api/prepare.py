@@ -194,7 +194,7 @@ def prepare(
     if chosen.stores:  # what storage can reach is known once the network to be stored is there
         check_storage_target(target, chosen.name)
         return prepared
-    if not target.bounds():
+    if not target.bounds() and not chosen.is_live:
         cost = prepared.cost(target.minimize)
         prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
     refuse_unreachable(space, prepared.budget)

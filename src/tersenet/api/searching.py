@@ -14,7 +14,7 @@ from tersenet.api.prepare import Prepared
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import Evaluator, ParallelEvaluator
-from tersenet.core.summary import Confirmed, TrialPoint
+from tersenet.core.summary import Confirmed, RoundPoint, TrialPoint
 from tersenet.errors import SearchError
 from tersenet.recipes import Recipe
 from tersenet.search import Method, Study, Trial, candidates, quality, run_method
@@ -47,6 +47,9 @@ class Found:
 
     confirm_seconds: float
 
+    rounds: tuple[RoundPoint, ...] = ()
+    """Of a network that was trained meanwhile."""
+
 
 def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
     """Run the controls and the recipe, confirm the best, choose the winner.
@@ -64,7 +67,7 @@ def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int,
 
 
 def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
-    baseline = _remembered(study, "baseline", lambda: evaluator.evaluate(Policy()))
+    baseline = remembered(study, "baseline", lambda: evaluator.evaluate(Policy()))
     trials: list[Trial] = []
     rival: float | None = None
     for name in options.controls:
@@ -91,8 +94,8 @@ def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int
         winner=winner[0].policy,
         untuned=winner[2],
         baseline=baseline,
-        dense=_remembered(study, "dense", lambda: evaluator.confirm(Policy())),
-        trials=tuple(_point(prepared, trial) for trial in told),
+        dense=remembered(study, "dense", lambda: evaluator.confirm(Policy())),
+        trials=tuple(point_of(prepared, trial) for trial in told),
         confirmed=tuple(entry[1] for entry in confirmed),
         search_seconds=sum(trial.seconds or 0.0 for trial in told),
         confirm_seconds=confirm_seconds,
@@ -106,7 +109,8 @@ def _method(prepared: Prepared, recipe: Recipe, *, seed: int) -> Method:
     return recipe.build(prepared.problem(seed=seed), config)
 
 
-def _remembered(study: Study, key: str, measure: Callable[[], Evaluation]) -> Evaluation:
+def remembered(study: Study, key: str, measure: Callable[[], Evaluation]) -> Evaluation:
+    """What the study holds under this key; measured and kept there the first time."""
     stored = study.fact(key)
     if stored is not None:
         return Evaluation.model_validate(stored)
@@ -134,7 +138,7 @@ def _confirm(
     entries = []
     for name, trial in chosen:
         key = _confirmed_key(trial.policy)
-        evaluation = _remembered(study, key, confirming[key])
+        evaluation = remembered(study, key, confirming[key])
         entries.append((trial, _confirmed(prepared, name, trial, evaluation), evaluation))
     if not entries:
         raise SearchError("No trial could be confirmed, because none was told.")
@@ -175,7 +179,8 @@ def _confirmed_quality(entry: tuple[Trial, Confirmed, Evaluation]) -> float:
     return entry[1].confirmed_quality
 
 
-def _point(prepared: Prepared, trial: Trial) -> TrialPoint:
+def point_of(prepared: Prepared, trial: Trial) -> TrialPoint:
+    """A told trial as the report shows it."""
     assert trial.evaluation is not None
     assert trial.reward is not None
     return TrialPoint(

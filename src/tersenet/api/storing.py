@@ -135,6 +135,7 @@ def _space(prepared: Prepared, layers: tuple[str, ...]) -> StorageSpace:
     config, kind = prepared.config, prepared.recipe.decides[0]
     assert isinstance(config, StorageConfig)
     assert kind != "channels"
+    assert kind != "kernels"
     return StorageSpace(
         num_decisions=len(layers),
         kind=kind,

@@ -73,6 +73,7 @@ def summarize(
         storage=storage_rows(job.folder / PACKED_FILE, prepared.model, prepared.graph, tuned.policy),
         trials=found.trials if found else (),
         confirmed=found.confirmed if found else (),
+        rounds=found.rounds if found else (),
         epochs=tuned.epochs,
         checks=delivered.checks,
         caveats=(*_caveats(job, tuned, found, delivered), *int8.caveats),

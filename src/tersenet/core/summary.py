@@ -109,6 +109,30 @@ class Confirmed(BaseModel, frozen=True, extra="forbid"):
     """What was measured; ``tersenet apply`` builds it."""
 
 
+class RoundPoint(BaseModel, frozen=True, extra="forbid"):
+    """One round of a network whose channels were switched while it trained."""
+
+    index: int
+    """From 0."""
+    exploring: float
+    """Share of random actions (epsilon)."""
+    quality: float
+    """On the trial images, after the round."""
+    reference: float
+    """Of the original network on the same images."""
+    cost: float
+    """Cost over the original cost, of the kind that was made small."""
+    num_on: dict[str, int]
+    """Channels that were on, by group."""
+    num_off: int
+    """Channels that the round switched off."""
+    num_woken: int
+    """Channels that it switched on again."""
+    num_settled: int
+    """Channels, on or off, that no later round switched."""
+    seconds: float
+
+
 class McNemar(BaseModel, frozen=True, extra="forbid"):
     """Exact McNemar test of the two networks on the same test inputs."""
 
@@ -207,6 +231,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     """Where the bytes of the packed file go."""
     trials: tuple[TrialPoint, ...]
     confirmed: tuple[Confirmed, ...]
+    rounds: tuple[RoundPoint, ...] = ()
+    """Only of a recipe that switches channels while the network trains."""
     epochs: tuple[EpochPoint, ...]
     checks: tuple[Check, ...]
     caveats: tuple[str, ...]

@@ -4,6 +4,7 @@ from tersenet.envs import rewards
 from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
 from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions, storage_form
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
+from tersenet.envs.kernels import KernelEnv, KernelRules, Signals
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
 from tersenet.envs.rules import Ruled, apply_rules
@@ -18,10 +19,13 @@ __all__ = [
     "DecisionPoint",
     "Decisions",
     "DecoderName",
+    "KernelEnv",
+    "KernelRules",
     "LayerwiseEnv",
     "Limit",
     "LookupCost",
     "Ruled",
+    "Signals",
     "Space",
     "StorageDecisions",
     "StorageSpace",

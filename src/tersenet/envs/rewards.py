@@ -48,3 +48,35 @@ def error_log_cost(error: float, cost: float) -> float:
     if not cost > 1.0:
         raise ValueError(f"cost must be above 1 (MACs or parameters, not a ratio), got {cost}")
     return -error * math.log(cost)
+
+
+def quality_gap(quality: float, reference: float) -> float:
+    """How far a quality is above the reference, in percent of it: for accuracies near 100, about points."""
+    return 100.0 * (quality - reference) / max(abs(reference), 1e-12)
+
+
+def aec_reward(gap: float, *, after: float, tolerance: float, penalty: float) -> float:
+    """Auto-AEC, accuracy ensured: how small the network is, counted only while its accuracy is kept.
+
+    Args:
+        gap: see ``quality_gap``.
+        after: cost after the round, over the original cost.
+        tolerance: gap below the reference that still counts as kept.
+        penalty: what a percent of gap costs, in shares of the original cost.
+
+    Returns:
+        ``1 - after`` where accuracy was kept, else ``penalty * gap``, which is negative.
+
+    Source: Khatri and Won 2020 (RACS) for the mode; they give no formula.
+    """
+    return 1.0 - after if gap >= -tolerance else penalty * gap
+
+
+def ceca_reward(gap: float, *, after: float, tolerance: float, penalty: float) -> float:
+    """Auto-CECA, compression ensured considering the accuracy: how small the network is, less what that cost.
+
+    Args: as for ``aec_reward``; of the gap only what is beyond ``tolerance`` counts.
+
+    Source: Khatri and Won 2020 (RACS) for the mode; they give no formula.
+    """
+    return 1.0 - after - penalty * max(0.0, -gap - tolerance)

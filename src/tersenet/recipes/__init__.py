@@ -6,6 +6,7 @@ from tersenet.recipes import (
     greedy,
     haq2019,
     he2018,
+    khatri2020,
     layerwise,
     random,
     rate_distortion,
@@ -15,6 +16,7 @@ from tersenet.recipes import (
 )
 from tersenet.recipes.recipe import (
     ChannelConfig,
+    Live,
     Problem,
     Recipe,
     StorageConfig,
@@ -31,6 +33,7 @@ names = registry.names
 
 __all__ = [
     "ChannelConfig",
+    "Live",
     "Problem",
     "Recipe",
     "StorageConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "greedy",
     "haq2019",
     "he2018",
+    "khatri2020",
     "layerwise",
     "make_env",
     "make_space",

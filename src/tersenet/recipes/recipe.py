@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
-from tersenet.core.protocols import FloatArray
+from tersenet.core.protocols import FloatArray, State
 from tersenet.core.registry import Registry, unknown_name
 from tersenet.core.rules import ChannelRule
 from tersenet.embed import group_features, layer_features
@@ -24,6 +24,8 @@ from tersenet.envs import (
     ChannelSpace,
     DecoderName,
     LayerwiseEnv,
+    Limit,
+    Signals,
     Space,
     StorageDecisions,
     StorageSpace,
@@ -81,9 +83,32 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """Share of the loss that follows the original network; 0 switches distillation off."""
 
 
-Decides = Literal["channels", "clusters", "weight_bits"]
+Decides = Literal["channels", "clusters", "weight_bits", "kernels"]
+"""``kernels``: channels that are switched while the network trains."""
 
 EVERYTHING: tuple[Decides, ...] = ("channels", "clusters", "weight_bits")
+
+
+class LiveSignals(Signals, Protocol):
+    """A network in training that can be saved and put back."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What a method that trains one network is given besides."""
+
+    signals: LiveSignals
+    """The network in training."""
+
+    reference: float
+    """Quality of the original network on the trial images, or what the user holds the result against."""
+
+    price: Limit
+    """The cost that compression is counted in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +129,9 @@ class Problem:
 
     rules: Mapping[str, ChannelRule] = field(default_factory=dict)
     """A user's rules by group id; the space follows them already."""
+
+    live: Live | None = None
+    """Only where channels are switched in training."""
 
 
 class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
@@ -157,7 +185,12 @@ class Recipe:
     @property
     def stores(self) -> bool:
         """Whether it decides how weights are stored, not which channels stay."""
-        return self.decides[0] != "channels"
+        return self.decides[0] in ("clusters", "weight_bits")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it trains one network and switches channels meanwhile."""
+        return self.decides[0] == "kernels"
 
     def num_trials(self, config: ChannelConfig) -> int:
         """Policies that a search evaluates."""

@@ -15,6 +15,7 @@ from tersenet.errors import MissingExtraError
 from tersenet.report import formats
 from tersenet.report.again import evaluate_command
 from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure, storage_figure
+from tersenet.report.live_figures import activity_figure, groups_figure
 from tersenet.report.rows import (
     before_after,
     compression_ratio,
@@ -94,6 +95,8 @@ def render_html(run: RunSummary) -> str:
         "course": course_figure(run),
         "finetune": finetune_figure(run),
         "latency": latency_figure(run),
+        "activity": activity_figure(run),
+        "groups": groups_figure(run),
     }
     costs = {kind: cost_figure(run, kind) for kind in _kinds(run)}
     page: str = environment.from_string(source).render(

@@ -45,7 +45,8 @@ def run_method(
     """
     workers = evaluator.workers if isinstance(evaluator, ParallelEvaluator) else 1
     searcher = Searcher(method, study, seed=seed, workers=workers)
-    flight = _Flight(evaluator, _measured_before(study), searcher, racing=racing)
+    known = None if method.is_live else _measured_before(study)
+    flight = _Flight(evaluator, known, searcher, racing=racing)
     stage = f"search {method.name}"
     progress.start(stage, method.num_trials, done=len(searcher.told))
     while not searcher.is_done:
@@ -61,9 +62,13 @@ def run_method(
 class _Flight:
     """The trials in flight and what measures them."""
 
-    def __init__(self, evaluator: Evaluator, known: dict[str, Evaluation], searcher: Searcher, *, racing: bool) -> None:
+    def __init__(
+        self, evaluator: Evaluator, known: dict[str, Evaluation] | None, searcher: Searcher, *, racing: bool
+    ) -> None:
+        """``known``: what was measured before, by the policy's digest; None: every trial is measured anew."""
         self._evaluator = evaluator
-        self._known = known
+        self._looks_up = known is not None
+        self._known = known or {}
         self._searcher = searcher
         self._racing = racing
         self._begun: deque[tuple[Trial, Callable[[], Evaluation] | None]] = deque()
@@ -71,7 +76,8 @@ class _Flight:
     def begin(self, trial: Trial) -> None:
         """Have a trial measured, unless its policy was measured before or is in flight."""
         digest = trial.policy.digest()
-        is_known = digest in self._known or any(other.policy.digest() == digest for other, _ in self._begun)
+        is_begun = any(other.policy.digest() == digest for other, _ in self._begun)
+        is_known = self._looks_up and (digest in self._known or is_begun)
         self._begun.append((trial, None if is_known else self._measured(trial)))
 
     def oldest(self) -> tuple[Trial, Evaluation]:

@@ -60,6 +60,10 @@ class Method:
     """Whether the agent must be told of a trial before it can be asked for the next. Its trials then run one at a time,
     however many workers there are."""
 
+    is_live: bool = False
+    """Whether each trial changes the network that the next one is measured on: nothing is looked up then, and trials
+    run one at a time."""
+
     def env_of(self, number: int) -> Env:
         """The environment that trial ``number`` is decoded by."""
         if number >= self.num_probes:
@@ -69,7 +73,7 @@ class Method:
 
     def window(self, workers: int) -> int:
         """Trials that may be in flight at once."""
-        return 1 if self.sequential else workers
+        return 1 if self.sequential or self.is_live else workers
 
     def phase_of(self, number: int, *, num_told: int) -> str:
         """The phase of trial ``number``, asked for when ``num_told`` trials were told, see ``Trial``."""
