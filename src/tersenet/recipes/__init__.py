@@ -12,6 +12,7 @@ from tersenet.recipes import (
     tpe,
     uniform,
     wang2020,
+    yu2021,
 )
 from tersenet.recipes.recipe import (
     ChannelConfig,
@@ -52,4 +53,5 @@ __all__ = [
     "tpe",
     "uniform",
     "wang2020",
+    "yu2021",
 ]

@@ -207,8 +207,10 @@ def make_space(graph: ModelGraph, config: ChannelConfig) -> ChannelSpace:
     )
 
 
-def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -> LayerwiseEnv:
-    """The walk over the groups that may be cut, with AMC's state features, or over layers, with HAQ's."""
+def make_env(
+    problem: Problem, config: ChannelConfig, *, decoder: DecoderName, features: FloatArray | None = None
+) -> LayerwiseEnv:
+    """The walk over the groups that may be cut, with AMC's state features or others, or over layers, with HAQ's."""
     space = problem.space
     if isinstance(space, StorageSpace):
         return LayerwiseEnv(
@@ -223,7 +225,7 @@ def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -
     return LayerwiseEnv(
         space,
         problem.budget,
-        group_features(problem.graph, group_ids),
+        group_features(problem.graph, group_ids) if features is None else features,
         decisions=ChannelDecisions(group_ids, space.num_channels, criterion=config.criterion),
         decoder=decoder,
     )
