@@ -55,7 +55,7 @@ def a_problem(graph: ModelGraph, *, seed: int = 0) -> Problem:
 
 def a_method(graph: ModelGraph, *, seed: int = 0, **options: object) -> Method:
     recipe = recipes.get("yu2021")
-    return recipe.build(a_problem(graph, seed=seed), recipe.configure(options))
+    return recipe.build(a_problem(graph, seed=seed), recipe.configure({"pretrain_steps": 2, **options}))
 
 
 def searched(graph: ModelGraph, path: Path, *, seed: int = 0, **options: object) -> list[Trial]:
@@ -127,7 +127,10 @@ def test_unknown_states_are_refused() -> None:
 def test_what_is_learnt_is_better_than_random(graph: ModelGraph, tmp_path: Path, state: str) -> None:
     gains = []
     for seed in range(2):
-        rewards = [t.reward for t in searched(graph, tmp_path / f"{seed}", seed=seed, trials=80, state=state)]
+        rewards = [
+            t.reward
+            for t in searched(graph, tmp_path / f"{seed}", seed=seed, trials=80, state=state, pretrain_steps=100)
+        ]
         warmup, last = np.array(rewards[:20], dtype=float), np.array(rewards[-10:], dtype=float)
         gains.append((last.mean() - warmup.mean()) / warmup.std())
     assert min(gains) > 0.5

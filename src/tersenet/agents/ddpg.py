@@ -25,6 +25,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from tersenet.agents.files import load_networks
 from tersenet.agents.losses import actor_loss, critic_loss, critic_targets, moving_average, soft_update
 from tersenet.agents.networks import Actor, Critic
 from tersenet.agents.noise import decayed_sigma, truncated_normal
@@ -100,6 +101,9 @@ class DDPGConfig(BaseModel, frozen=True, extra="forbid"):
     encoder_lr: Positive = 1e-3
     """Adam's learning rate of the encoder."""
 
+    first_is_quiet: bool = False
+    """Whether the first episode is proposed without noise, as an agent that was trained before should."""
+
 
 class DDPG:
     """Actor, critic, their targets and a replay; implements ``core.protocols.Agent``."""
@@ -150,6 +154,8 @@ class DDPG:
     def sigma(self) -> float:
         """Standard deviation of the noise in the current episode, as a share of the action's range."""
         config = self._config
+        if config.first_is_quiet and self._num_episodes == 0:
+            return 0.0
         last = round(config.noise_decay_until * config.num_trials)
         return decayed_sigma(
             self._num_episodes,
@@ -169,6 +175,16 @@ class DDPG:
             unit = self._actor(state)[0].double().numpy()
         noisy = truncated_normal(unit, self.sigma, np.zeros_like(unit), np.ones_like(unit), self._rng)
         return low + noisy * (high - low)
+
+    def begin_with(self, weights: State) -> None:
+        """Take over the networks of an agent that was trained before; target networks become copies of them.
+
+        Raises:
+            WeightsError: they are of other sizes.
+        """
+        load_networks({"encoder": self._encoder, "actor": self._actor, "critic": self._critic}, weights)
+        self._target_actor.load_state_dict(self._actor.state_dict())
+        self._target_critic.load_state_dict(self._critic.state_dict())
 
     def observe(self, transitions: list[Transition], *, reward: float) -> None:
         """Remember a finished episode; every step gets the episode's reward.

@@ -26,7 +26,7 @@ class Actor(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, *, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.layers = _mlp([observation_size, *hidden, action_size], seed)
+        self.layers = mlp([observation_size, *hidden, action_size], seed)
 
     def forward(self, observations_BS: Tensor) -> Tensor:
         """Actions in [0, 1], shape (B, A)."""
@@ -38,7 +38,7 @@ class Critic(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, *, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.layers = _mlp([observation_size + action_size, *hidden, 1], seed)
+        self.layers = mlp([observation_size + action_size, *hidden, 1], seed)
 
     def forward(self, observations_BS: Tensor, actions_BA: Tensor) -> Tensor:
         """Values, shape (B,)."""
@@ -47,7 +47,8 @@ class Critic(nn.Module):
         return values.squeeze(1)
 
 
-def _mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them; the last one begins near zero."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     last = len(sizes) - 2

@@ -34,6 +34,10 @@ class CompressOptions:
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
 
+    agent: Path | None = None
+    """File of an agent that was trained on another network (``agent.safetensors`` of its run), to begin with: its first
+    trial is what it decides without having seen this network, and there is no warm-up. None: a new agent."""
+
     task: Task = field(default_factory=Task)
     """Metric and loss; classification by default."""
 
@@ -115,4 +119,5 @@ class Result:
 PACKED_FILE = "model.tersenet"
 ONNX_FILE = "model.onnx"
 POLICY_FILE = "policy.json"
-DELIVERED = (PACKED_FILE, ONNX_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+AGENT_FILE = "agent.safetensors"
+DELIVERED = (PACKED_FILE, ONNX_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE, AGENT_FILE)

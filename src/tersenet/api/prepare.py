@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersenet import criteria, pack, recipes
+from tersenet.agents import Knowledge, read_agent
 from tersenet.api.options import CompressOptions
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray, IntArray
@@ -26,7 +27,7 @@ from tersenet.envs import (
     reachable,
     refuse_unreachable,
 )
-from tersenet.errors import ModelError, TargetError
+from tersenet.errors import ModelError, SearchError, TargetError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
@@ -65,6 +66,9 @@ class Prepared:
     distortions: Callable[[], list[FloatArray]] | None = None
     """See ``recipes.Problem``."""
 
+    agent: Knowledge | None = None
+    """Networks that the recipe's agent begins with."""
+
     @property
     def budget(self) -> Budget:
         """The costs that are bounded."""
@@ -88,6 +92,7 @@ class Prepared:
             seed=seed,
             layers=self.layers,
             distortions=self.distortions,
+            agent=self.agent,
         )
 
     def num_kept(self, policy: Policy) -> IntArray:
@@ -120,6 +125,30 @@ def configure(recipe: Recipe, options: CompressOptions) -> ChannelConfig:
     config = recipe.configure(chosen)
     criteria.get(config.criterion)
     return config
+
+
+def known_agent(recipe: Recipe, options: CompressOptions) -> Knowledge | None:
+    """What ``options.agent`` holds.
+
+    Raises:
+        SearchError: the recipe has no agent that fits another network, or the file is another recipe's.
+        WeightsError: the file is no agent's.
+    """
+    if options.agent is None:
+        return None
+    if not recipe.transfers:
+        able = [name for name in recipes.names() if recipes.get(name).transfers]
+        raise SearchError(
+            f"agent={str(options.agent)!r}: what recipe {recipe.name!r} learns does not fit another network. Recipes "
+            f"with agents that do: {', '.join(able)}."
+        )
+    found = read_agent(options.agent)
+    if found.recipe != recipe.name:
+        raise SearchError(
+            f"agent={str(options.agent)!r} was trained by recipe {found.recipe!r}, this search is by {recipe.name!r}. "
+            f"Choose recipe {found.recipe!r}."
+        )
+    return found
 
 
 def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
@@ -156,6 +185,7 @@ def prepare(
     started = time.perf_counter()
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
+    agent = known_agent(chosen, options)
     graph, notes = look(model, example_inputs) if looked is None else looked
     may_cut_nothing = isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
     space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config)
@@ -168,6 +198,7 @@ def prepare(
         space=space,
         costs=_costs(model, graph, config, target),
         notes=notes,
+        agent=agent,
         seconds=time.perf_counter() - started,
     )
     if target is None:

@@ -44,6 +44,7 @@ def compress(
     finetune_epochs: given.FinetuneEpochs = None,
     controls: given.Controls = "uniform",
     workers: given.Workers = 1,
+    agent: given.AgentFile = None,
     setting: given.Settings = None,
     metric: given.Metric = None,
     loss: given.Loss = None,
@@ -75,7 +76,9 @@ def compress(
         api.check_folder(folder)
     with open_progress() as progress:
         if train_epochs is not None and not dry_run:
-            _look_first(opened, target, recipe, api.CompressOptions(recipe_options=settings, device=device))
+            _look_first(
+                opened, target, recipe, api.CompressOptions(recipe_options=settings, device=device, agent=agent)
+            )
             opened = _train_first(opened, folder / "base", train_epochs, seed=seed, device=device, progress=progress)
         elif train_epochs is None and not dry_run:
             inputs.require_weights(opened.network)
@@ -87,6 +90,7 @@ def compress(
             task=opened.task,
             device=device,
             workers=workers,
+            agent=agent,
             out=folder,
             reference_top1=reference_top1,
             weights_saw_search=inputs.saw_search(opened.network, unseen_search_split),

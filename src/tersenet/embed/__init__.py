@@ -2,6 +2,7 @@
 
 from tersenet.embed.features import FEATURE_NAMES, LAYER_FEATURE_NAMES, group_features, layer_features
 from tersenet.embed.operator_graph import OperatorGraph, operator_graph
+from tersenet.embed.random_graphs import random_graph
 
 __all__ = [
     "FEATURE_NAMES",
@@ -10,4 +11,5 @@ __all__ = [
     "group_features",
     "layer_features",
     "operator_graph",
+    "random_graph",
 ]

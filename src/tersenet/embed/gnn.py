@@ -93,7 +93,10 @@ class GraphEncoder(nn.Module):
 
     def forward(self, graph: GraphTensors, kept_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings of decisions, shape (B, D, H), and of the network, shape (B, H)."""
-        motifs_BMH = self.motifs(graph, self.operators(graph), kept_BD)
+        return self.decided(graph, self.motifs(graph, self.operators(graph), kept_BD))
+
+    def decided(self, graph: GraphTensors, motifs_BMH: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from embeddings of motifs."""
         chosen = motifs_BMH[:, graph.decided_motif].transpose(0, 1)
         decisions_BDH = _mean_over(chosen, graph.decision_of, graph.num_decisions).transpose(0, 1)
         return decisions_BDH, motifs_BMH.mean(dim=1)
@@ -139,6 +142,11 @@ class GraphTensors(nn.Module):
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
 
+    def of_decisions(self, rows_NF: Tensor) -> Tensor:
+        """Mean of the operators' rows over the motifs that each decision is about, shape (D, F)."""
+        motifs_MF = _mean_over(rows_NF, self.motif_of, self.num_motifs)
+        return _mean_over(motifs_MF[self.decided_motif], self.decision_of, self.num_decisions)
+
 
 class LearnedStates(nn.Module):
     """Observations of a walk to states: the decision's learned state in place of its number.
@@ -172,6 +180,30 @@ class LearnedStates(nn.Module):
         last = self.graph.num_decisions - 1
         numbers = (observations_BS[:, 0] * last).round().long()
         return torch.cat([self.states()[numbers], observations_BS[:, 1:]], dim=1)
+
+
+class StagedStates(nn.Module):
+    """Observations of a walk in stages to one state per decision: the network is encoded as it is at that stage.
+
+    An observation holds what is left of each decision's channels, then whatever is passed on to every decision.
+    """
+
+    def __init__(self, graph: OperatorGraph, *, hidden: int, seed: int) -> None:
+        """As ``LearnedStates``; there is no decoder, since all decisions are taken at once."""
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = GraphEncoder(hidden)
+        self.graph = GraphTensors(graph)
+
+    def forward(self, observations_BS: Tensor) -> Tensor:
+        """Embeddings of decision and network, what is left, and what is passed on, shape (B, D, any), in [0, 1]."""
+        kept_BD, rest = observations_BS.split(
+            [self.graph.num_decisions, observations_BS.shape[1] - self.graph.num_decisions], 1
+        )
+        decided_BDH, network_BH = self.encoder(self.graph, kept_BD)
+        beside = torch.cat([torch.sigmoid(network_BH), rest], dim=1)[:, None].expand(-1, kept_BD.shape[1], -1)
+        return torch.cat([spread(decided_BDH), kept_BD[..., None], beside], dim=2)
 
 
 def spread(states_BDH: Tensor) -> Tensor:

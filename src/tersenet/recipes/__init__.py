@@ -3,6 +3,7 @@
 from tersenet.recipes import (
     cem,
     cmaes,
+    gnnrl2022,
     greedy,
     haq2019,
     he2018,
@@ -40,6 +41,7 @@ __all__ = [
     "cmaes",
     "controls",
     "get",
+    "gnnrl2022",
     "greedy",
     "haq2019",
     "he2018",

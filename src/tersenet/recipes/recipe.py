@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tersenet.agents import Knowledge
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray
@@ -101,6 +102,9 @@ class Problem:
     """What storing does to each layer: per decision the expected rise of the loss for every count; computed when asked
     for. Only where storage is decided."""
 
+    agent: Knowledge | None = None
+    """Networks that the recipe's agent begins with; None: new ones."""
+
 
 class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
     """What every search over storage needs: what comes before it, and the counts to choose from."""
@@ -140,6 +144,9 @@ class Recipe:
 
     decides: tuple[Decides, ...] = ("channels",)
     """What it can search over; the first is what ``compress`` does with it, a control takes what stands beside it."""
+
+    transfers: bool = False
+    """Whether what its agent learned on one network fits another one, so that it can be written and read."""
 
     extra: str = ""
     """Extra that must be installed; empty: none."""
