@@ -53,6 +53,19 @@ def actor_loss(values_B: Tensor) -> Tensor:
     return -values_B.mean()
 
 
+def clipped_surrogate(log_ratios_B: Tensor, advantages_B: Tensor, *, clip: float) -> Tensor:
+    """PPO's loss, a scalar: gains from making better steps likelier count until the ratio has moved by ``clip``.
+
+    Args:
+        log_ratios_B: logarithm of a step's probability now over its probability when it was taken, shape (B,).
+        advantages_B: how much better the step was than expected, shape (B,); carry no gradient.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, equation 7.
+    """
+    ratios_B, gains_B = log_ratios_B.exp(), advantages_B.detach()
+    return -torch.minimum(ratios_B * gains_B, ratios_B.clamp(1.0 - clip, 1.0 + clip) * gains_B).mean()
+
+
 @torch.no_grad()
 def soft_update(targets: Iterable[Tensor], online: Iterable[Tensor], *, tau: float) -> None:
     """Move each target tensor by the share ``tau`` of the way to its online one, in place."""

@@ -26,7 +26,7 @@ class Actor(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, *, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.layers = _mlp([observation_size, *hidden, action_size], seed)
+        self.layers = mlp([observation_size, *hidden, action_size], seed)
 
     def forward(self, observations_BS: Tensor) -> Tensor:
         """Actions in [0, 1], shape (B, A)."""
@@ -38,7 +38,7 @@ class Critic(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, *, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.layers = _mlp([observation_size + action_size, *hidden, 1], seed)
+        self.layers = mlp([observation_size + action_size, *hidden, 1], seed)
 
     def forward(self, observations_BS: Tensor, actions_BA: Tensor) -> Tensor:
         """Values, shape (B,)."""
@@ -52,7 +52,7 @@ class QNetwork(nn.Module):
 
     def __init__(self, observation_size: int, num_actions: int, *, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.layers = _mlp([observation_size, *hidden, num_actions], seed)
+        self.layers = mlp([observation_size, *hidden, num_actions], seed)
 
     def forward(self, observations_BS: Tensor) -> Tensor:
         """Values, shape (B, A)."""
@@ -60,7 +60,8 @@ class QNetwork(nn.Module):
         return values
 
 
-def _mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them; the last one begins near zero."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     last = len(sizes) - 2

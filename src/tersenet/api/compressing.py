@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tersenet.agents import write_agent
 from tersenet.api.building import CHECKPOINTS, Tuned, TuningJob
 from tersenet.api.delivery import deliver, run_provenance
 from tersenet.api.folders import make_folder
 from tersenet.api.int8 import check_export, deliver_int8, try_export
 from tersenet.api.live import compress_live
-from tersenet.api.options import CompressOptions, Result
+from tersenet.api.options import AGENT_FILE, CompressOptions, Result
 from tersenet.api.prepare import Prepared, make_evaluator, prepare
 from tersenet.api.searching import Found, search
 from tersenet.api.storing import compress_storage
@@ -92,6 +93,7 @@ def compress(
                 tuned, found = (compress_live if prepared.recipe.is_live else compress_storage)(job, study)
             else:
                 found = search(prepared, study, evaluator, seed=seed, options=options)
+                _keep_agent(job, study)
                 tuned = tune_until_kept(job, found.winner)
             study.check_in_place()
             return _finish(job, tuned, found)
@@ -158,19 +160,32 @@ def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, opti
         mode="json",
         exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
     )
+    begun_with = {} if prepared.agent is None else {"agent": prepared.agent.sha256}
     rules = {} if options.rules is None else {"rules": options.rules.model_dump_json()}
-    return rules | {
-        "tersenet": __version__,
-        "recipe": prepared.recipe.name,
-        "config": json.dumps(search_config, sort_keys=True),
-        "controls": ",".join(options.controls),
-        "target": target.model_dump_json(exclude_none=True),
-        "seed": str(seed),
-        "workers": str(options.workers),
-        "metric": options.task.quality_name,
-        "data": data.content_hash,
-        "weights": weights_hash(prepared.model),
-    }
+    return (
+        begun_with
+        | rules
+        | {
+            "tersenet": __version__,
+            "recipe": prepared.recipe.name,
+            "config": json.dumps(search_config, sort_keys=True),
+            "controls": ",".join(options.controls),
+            "target": target.model_dump_json(exclude_none=True),
+            "seed": str(seed),
+            "workers": str(options.workers),
+            "metric": options.task.quality_name,
+            "data": data.content_hash,
+            "weights": weights_hash(prepared.model),
+        }
+    )
+
+
+def _keep_agent(job: TuningJob, study: Study) -> None:
+    """Write what the recipe's agent has learned, where it fits other networks."""
+    recipe = job.prepared.recipe
+    state = study.agent_state(recipe.name)
+    if recipe.transfers and state is not None:
+        write_agent(job.folder / AGENT_FILE, state, recipe=recipe.name, network=job.options.model_name)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -38,6 +38,10 @@ class CompressOptions:
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
 
+    agent: Path | None = None
+    """File of an agent that was trained on another network (``agent.safetensors`` of its run), to begin with: its first
+    trial is what it decides without having seen this network, and there is no warm-up. None: a new agent."""
+
     task: Task = field(default_factory=Task)
     """Metric and loss; classification by default."""
 
@@ -123,7 +127,8 @@ PACKED_FILE = "model.tersenet"
 ONNX_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 POLICY_FILE = "policy.json"
-DELIVERED = (PACKED_FILE, ONNX_FILE, INT8_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE)
+AGENT_FILE = "agent.safetensors"
+DELIVERED = (PACKED_FILE, ONNX_FILE, INT8_FILE, POLICY_FILE, RESULT_FILE, REPORT_FILE, AGENT_FILE)
 
 EXPORTS = ("int8",)
 """What ``CompressOptions.export`` may name."""

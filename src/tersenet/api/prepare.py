@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersenet import criteria, pack, recipes
+from tersenet.agents import Knowledge, read_agent
 from tersenet.api.options import CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
@@ -28,7 +29,7 @@ from tersenet.envs import (
     reachable,
     refuse_unreachable,
 )
-from tersenet.errors import ModelError, TargetError
+from tersenet.errors import ModelError, SearchError, TargetError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
@@ -70,6 +71,9 @@ class Prepared:
     rules: Mapping[str, ChannelRule] = field(default_factory=dict)
     """A user's rules by group id; ``graph`` and ``space`` follow them already."""
 
+    agent: Knowledge | None = None
+    """Networks that the recipe's agent begins with."""
+
     @property
     def budget(self) -> Budget:
         """The costs that are bounded."""
@@ -94,6 +98,7 @@ class Prepared:
             layers=self.layers,
             distortions=self.distortions,
             rules=self.rules,
+            agent=self.agent,
         )
 
     def criterion(self, group_id: str) -> str:
@@ -134,6 +139,30 @@ def configure(recipe: Recipe, options: CompressOptions) -> ChannelConfig:
     return config
 
 
+def known_agent(recipe: Recipe, options: CompressOptions) -> Knowledge | None:
+    """What ``options.agent`` holds.
+
+    Raises:
+        SearchError: the recipe has no agent that fits another network, or the file is another recipe's.
+        WeightsError: the file is no agent's.
+    """
+    if options.agent is None:
+        return None
+    if not recipe.transfers:
+        able = [name for name in recipes.names() if recipes.get(name).transfers]
+        raise SearchError(
+            f"agent={str(options.agent)!r}: what recipe {recipe.name!r} learns does not fit another network. Recipes "
+            f"with agents that do: {', '.join(able)}."
+        )
+    found = read_agent(options.agent)
+    if found.recipe != recipe.name:
+        raise SearchError(
+            f"agent={str(options.agent)!r} was trained by recipe {found.recipe!r}, this search is by {recipe.name!r}. "
+            f"Choose recipe {found.recipe!r}."
+        )
+    return found
+
+
 def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
     """Check and trace a network; groups whose cut does not work are locked, and a note says so.
 
@@ -170,6 +199,7 @@ def prepare(
     started = time.perf_counter()
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
+    agent = known_agent(chosen, options)
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
@@ -185,6 +215,7 @@ def prepare(
         space=space,
         costs=_costs(model, graph, config, target),
         notes=(*notes, *ruled.notes),
+        agent=agent,
         seconds=time.perf_counter() - started,
         rules=ruled.rules,
     )

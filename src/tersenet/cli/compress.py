@@ -44,6 +44,7 @@ def compress(
     finetune_epochs: given.FinetuneEpochs = None,
     controls: given.Controls = "uniform",
     workers: given.Workers = 1,
+    agent: given.AgentFile = None,
     setting: given.Settings = None,
     rules: given.Rules = None,
     metric: given.Metric = None,
@@ -79,7 +80,7 @@ def compress(
         api.check_folder(folder)
     with open_progress() as progress:
         if train_epochs is not None and not dry_run:
-            first = api.CompressOptions(recipe_options=settings, rules=allowed, device=device)
+            first = api.CompressOptions(recipe_options=settings, rules=allowed, device=device, agent=agent)
             _look_first(opened, target, recipe, first)
             opened = _train_first(opened, folder / "base", train_epochs, seed=seed, device=device, progress=progress)
         elif train_epochs is None and not dry_run:
@@ -93,6 +94,7 @@ def compress(
             task=opened.task,
             device=device,
             workers=workers,
+            agent=agent,
             out=folder,
             export=formats,
             reference_top1=reference_top1,

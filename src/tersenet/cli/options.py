@@ -81,6 +81,15 @@ Workers = Annotated[
         help="Trials measured at once, each by a process with its share of the cores; needs the extra ray.",
     ),
 ]
+AgentFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--agent",
+        metavar="FILE",
+        rich_help_panel=_METHOD,
+        help="Begin with an agent that was trained on another network: the agent.safetensors of its run.",
+    ),
+]
 FinetuneEpochs = Annotated[
     int | None,
     typer.Option(min=0, rich_help_panel=_METHOD, help="Epochs of fine-tuning; default: the recipe's."),

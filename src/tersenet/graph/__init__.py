@@ -3,7 +3,7 @@
 from tersenet.graph.cost import QuadraticCost, cost_table
 from tersenet.graph.export import duplicate, unwrapped
 from tersenet.graph.lock import lock
-from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Role, TensorInfo, Width
+from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Operator, Role, TensorInfo, Width
 from tersenet.graph.trace import trace
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Layer",
     "Member",
     "ModelGraph",
+    "Operator",
     "QuadraticCost",
     "Role",
     "TensorInfo",

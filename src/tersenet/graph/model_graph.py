@@ -122,6 +122,23 @@ class Width:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One operator of the forward pass, or one of the model's inputs."""
+
+    name: str
+    """In ATen, without overload (``conv2d``, ``batch_norm``, ``add``); ``input`` for an input of the model."""
+
+    inputs: tuple[int, ...]
+    """Positions, in ``ModelGraph.operators``, of those whose results it reads, ascending; all before its own."""
+
+    tensors: tuple[str, ...]
+    """Parameters and buffers that it reads, as in ``state_dict()``."""
+
+    output_shape: tuple[int, ...]
+    """Of its first result, without the batch axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelGraph:
     """What tracing found."""
 
@@ -145,6 +162,9 @@ class ModelGraph:
 
     widths: tuple[Width, ...] = ()
     """Modules without tensors whose ``num_features`` follows a group."""
+
+    operators: tuple[Operator, ...] = ()
+    """Everything between inputs and outputs, in order of execution."""
 
     @property
     def macs(self) -> int:

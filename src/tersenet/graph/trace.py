@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tersenet.graph.coupling import channel_groups, module_widths, solve
 from tersenet.graph.export import export_model
+from tersenet.graph.flow import operators
 from tersenet.graph.model_graph import ModelGraph
 from tersenet.graph.propagate import propagate
 
@@ -39,4 +40,5 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Mode
         input_shape=tuple(tuple(value.shape[1:]) for value in exported.inputs),
         not_counted=tuple(sorted(walk.not_counted)),
         widths=module_widths(walk.book, atoms, groups),
+        operators=operators(exported),
     )

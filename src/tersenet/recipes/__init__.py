@@ -3,6 +3,7 @@
 from tersenet.recipes import (
     cem,
     cmaes,
+    gnnrl2022,
     greedy,
     haq2019,
     he2018,
@@ -13,6 +14,7 @@ from tersenet.recipes import (
     tpe,
     uniform,
     wang2020,
+    yu2021,
 )
 from tersenet.recipes.recipe import (
     ChannelConfig,
@@ -42,6 +44,7 @@ __all__ = [
     "cmaes",
     "controls",
     "get",
+    "gnnrl2022",
     "greedy",
     "haq2019",
     "he2018",
@@ -56,4 +59,5 @@ __all__ = [
     "tpe",
     "uniform",
     "wang2020",
+    "yu2021",
 ]

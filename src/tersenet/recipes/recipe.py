@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tersenet.agents import Knowledge
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray, State
@@ -133,6 +134,9 @@ class Problem:
     live: Live | None = None
     """Only where channels are switched in training."""
 
+    agent: Knowledge | None = None
+    """Networks that the recipe's agent begins with; None: new ones."""
+
 
 class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
     """What every search over storage needs: what comes before it, and the counts to choose from."""
@@ -175,6 +179,9 @@ class Recipe:
 
     decides: tuple[Decides, ...] = ("channels",)
     """What it can search over; the first is what ``compress`` does with it, a control takes what stands beside it."""
+
+    transfers: bool = False
+    """Whether what its agent learned on one network fits another one, so that it can be written and read."""
 
     extra: str = ""
     """Extra that must be installed; empty: none."""
@@ -250,8 +257,10 @@ def make_space(
     )
 
 
-def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -> LayerwiseEnv:
-    """The walk over the groups that may be cut, with AMC's state features, or over layers, with HAQ's."""
+def make_env(
+    problem: Problem, config: ChannelConfig, *, decoder: DecoderName, features: FloatArray | None = None
+) -> LayerwiseEnv:
+    """The walk over the groups that may be cut, with AMC's state features or others, or over layers, with HAQ's."""
     space = problem.space
     if isinstance(space, StorageSpace):
         return LayerwiseEnv(
@@ -268,7 +277,7 @@ def make_env(problem: Problem, config: ChannelConfig, *, decoder: DecoderName) -
     return LayerwiseEnv(
         space,
         problem.budget,
-        group_features(problem.graph, group_ids),
+        group_features(problem.graph, group_ids) if features is None else features,
         decisions=ChannelDecisions(group_ids, space.num_channels, criterion=criteria),
         decoder=decoder,
     )

@@ -1,0 +1,197 @@
+"""Learned states against hand-made ones: the same agent, budget and number of evaluations, on CIFAR-10.
+
+A job is NETWORK:METHOD:SEED:EPOCHS. METHOD is a recipe (yu2021, gnnrl2022), with `-hand_made` behind it for AMC's
+features in place of the learned states, and with `-from-NETWORK` for an agent that was trained on that network by the
+same recipe and seed, whose run must be there; the first trial of such a run is what the agent decides unseen
+(`zero_shot_top1`).
+
+Un-tuned rows: 300 evaluations of 1,000 images, the best confirmed in fp32 on the 4,000 search images that no trial saw
+(`top1_untuned`). `course` is the best trial accuracy after 25, 50, ... trials; `agent_seconds` is what the search took
+beside its evaluations. Rows of the controls are those of benchmarks/he2018.py, which uses the same budget, images and
+confirmation. Prints all rows, the medians over seeds, and how many trials it takes until a method's median course is
+where that of the hand-made states ends; writes benchmarks/results/agmc.json. A run that was stopped goes on where it
+was.
+
+    python benchmarks/agmc.py --data DATA_FOLDER --work WORK_FOLDER [--jobs NETWORK:METHOD:SEED:EPOCHS ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sqlite3
+import statistics
+import sys
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows import ResultFile, print_rows, run_fields
+
+from tersenet import Target, data, models
+from tersenet.api import CompressOptions, compress
+from tersenet.core.summary import RunSummary
+
+SEEDS = (0, 1, 2)
+METHODS = {
+    "resnet56": ("yu2021", "yu2021-hand_made", "gnnrl2022", "gnnrl2022-hand_made"),
+    "resnet20": ("yu2021", "yu2021-from-resnet56", "yu2021-hand_made", "yu2021-hand_made-from-resnet56"),
+}
+TUNED = ("resnet56:yu2021:0:30", "resnet20:yu2021:0:30")
+STEP = 25
+"""Trials between two points of a course."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all jobs of one call."""
+
+    root: Path
+    work: Path
+    trials: int
+    images: int
+
+    def folder(self, network: str, method: str, seed: int) -> Path:
+        """Where a run is kept."""
+        return self.work / f"{network}-{method}-{seed}"
+
+
+def default_jobs() -> list[str]:
+    """Every row of the comparison, seed by seed, so that a stopped benchmark is still balanced."""
+    jobs = [
+        f"{network}:{method}:{seed}:0" for seed in SEEDS for network, methods in METHODS.items() for method in methods
+    ]
+    return [*jobs, *TUNED]
+
+
+def run_once(setting: Setting, job: str, *, command: str) -> RunSummary:
+    """One row's run."""
+    network, method, seed, epochs = job.split(":")
+    variant, _, origin = method.partition("-from-")
+    recipe, _, state = variant.partition("-")
+    agent = setting.folder(origin, variant, int(seed)) / "agent.safetensors" if origin else None
+    model = models.build(network)
+    weights = models.load_weights(model, setting.root / "weights" / f"{network}_cifar10.safetensors")
+    result = compress(
+        model,
+        data=replace(data.cifar10(setting.root / "cifar10"), num_trial_samples=setting.images),
+        target=Target(max_macs_ratio=0.5),
+        recipe=recipe,
+        seed=int(seed),
+        options=CompressOptions(
+            trials=setting.trials,
+            finetune_epochs=int(epochs),
+            recipe_options={"state": state or "learned"},
+            agent=agent,
+            controls=(),
+            out=setting.folder(network, method, int(seed)),
+            model_name=network,
+            weights=weights,
+            command=command,
+        ),
+    )
+    return result.run
+
+
+def evaluation_seconds(study: Path) -> float:
+    """Seconds that the trials of a study were measured for."""
+    with sqlite3.connect(f"file:{study}?mode=ro", uri=True) as db:
+        told = db.execute("SELECT evaluation FROM trials WHERE evaluation IS NOT NULL").fetchall()
+    return sum(float(json.loads(text)["seconds"]) for (text,) in told)
+
+
+def row_of(run: RunSummary, setting: Setting, job: str) -> dict[str, object]:
+    """One row of the result file."""
+    network, method, seed, epochs = job.split(":")
+    best = list(accumulate((point.quality for point in run.trials), max))
+    search_seconds = run.seconds.get("search", 0.0)
+    study = setting.folder(network, method, int(seed)) / "study.sqlite"
+    row: dict[str, object] = {
+        **run_fields(run, seed=int(seed), epochs=int(epochs)),
+        "method": method,
+        "best_trial_top1": best[-1],
+        "num_trials": len(best),
+        "course": [round(value, 2) for value in best[STEP - 1 :: STEP]],
+        "search_seconds": search_seconds,
+        "agent_seconds": search_seconds - evaluation_seconds(study),
+    }
+    if "-from-" in method:
+        row["zero_shot_top1"] = run.trials[0].quality
+    if int(epochs):
+        row |= {"top1": run.compressed.top1, "finetune_seconds": run.seconds["finetune"]}
+    return row
+
+
+def comparison(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Per network and method the median over seeds, its range, and the median course."""
+    groups: dict[tuple[object, object], list[dict[str, object]]] = {}
+    for row in rows:
+        if row["finetune_epochs"] == 0:
+            groups.setdefault((row["network"], row["method"]), []).append(row)
+    found = []
+    for (network, method), members in groups.items():
+        confirmed = [float(str(row["top1_untuned"])) for row in members]
+        courses = [row["course"] for row in members if isinstance(row["course"], list)]
+        found.append(
+            {
+                "network": network,
+                "method": method,
+                "seeds": len(members),
+                "median": statistics.median(confirmed),
+                "lowest": min(confirmed),
+                "highest": max(confirmed),
+                "course": [statistics.median(point) for point in zip(*courses, strict=False)],
+            }
+        )
+    return found
+
+
+def trials_to_match(found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Trials until a method's median course reaches the end of the course of the same network's hand-made states."""
+    rows = []
+    for row in found:
+        for rival in found:
+            is_rival = str(rival["method"]) == f"{str(row['method']).partition('-')[0]}-hand_made"
+            mine, theirs = row["course"], rival["course"]
+            if rival["network"] == row["network"] and is_rival and isinstance(mine, list) and isinstance(theirs, list):
+                goal = theirs[-1] if theirs else None
+                reached = next(
+                    (STEP * (n + 1) for n, value in enumerate(mine) if goal is not None and value >= goal), None
+                )
+                rows.append({"network": row["network"], "method": row["method"], "goal": goal, "trials": reached})
+    return rows
+
+
+def main() -> None:
+    """Run what is missing, print all rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
+    parser.add_argument("--work", type=Path, default=Path("runs/agmc"), help="folder for runs that can be continued")
+    parser.add_argument("--jobs", nargs="*", default=default_jobs(), help="NETWORK:METHOD:SEED:EPOCHS")
+    parser.add_argument("--trials", type=int, default=300, help="evaluations of a search")
+    parser.add_argument("--images", type=int, default=1000, help="search images of a trial")
+    parser.add_argument("--name", default="agmc", help="name of the result file")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("give --data, or set TERSENET_DATA")
+    command = "python benchmarks/agmc.py"
+    setting = Setting(Path(arguments.data), arguments.work, arguments.trials, arguments.images)
+    file = ResultFile(arguments.name, command=command)
+    for job in arguments.jobs:
+        network, method, seed, epochs = job.split(":")
+        if not file.has(network=network, method=method, seed=int(seed), finetune_epochs=int(epochs)):
+            run = run_once(setting, job, command=command)
+            file.add(row_of(run, setting, job), seconds=sum(run.seconds.values()))
+    columns = ("network", "method", "seed", "top1_untuned", "best_trial_top1", "zero_shot_top1", "macs_ratio")
+    print_rows(file.rows, (*columns, "search_seconds", "agent_seconds", "finetune_epochs", "top1"))
+    print()
+    found = comparison(file.rows)
+    print_rows(found, ("network", "method", "seeds", "median", "lowest", "highest"))
+    print()
+    print_rows(trials_to_match(found), ("network", "method", "goal", "trials"))
+
+
+if __name__ == "__main__":
+    main()
