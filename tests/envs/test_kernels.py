@@ -119,6 +119,16 @@ def test_the_ceiling_falls_by_the_cube_and_is_never_exceeded() -> None:
     assert costs[-2:] == [costs[-2]] * 2  # what is below the ceiling is left alone
 
 
+def test_no_action_goes_on_below_the_bounds_of_the_target() -> None:
+    told = Told()
+    env = env_with(told, max_ratio=0.9)  # 45 of 50
+    policy = walked(env, 2, 0)  # three channels of 4 each were asked for, two are enough
+    assert kept(policy, "b") == tuple(range(2, 10))
+    told.take(policy, 100.0)
+    assert walked(env, 0, 1) == policy
+    assert [float(t.action_taken[0]) for t in env.transitions()] == [2.0, 2.0]
+
+
 def test_what_goes_first_has_the_least_health_per_cost_and_was_not_just_woken() -> None:
     told = Told()
     told.active["b"][[0, 1]] = False

@@ -2,9 +2,9 @@
 
 An action switches one channel, or a share of the group, off or on, or does nothing: the least healthy of those that are
 on go off, the healthiest of those that are off come on. Where the target bounds a cost, a ceiling falls from the whole
-network to that bound while rounds go by; what is above it after the sweep goes off, least health per cost first, from
-groups that the agent wanted smaller before others, and never what the same sweep has switched on while anything else
-is left. The replay gets what a group's count really did.
+network to that bound while rounds go by, and below the bound no action switches anything off. What is above the ceiling
+after the sweep goes off, least health per cost first, from groups that the agent wanted smaller before others, and
+never what the same sweep has switched on while anything else is left. The replay gets what a group's count really did.
 
 Source: Khatri and Won 2020 (RACS): kernels off by significance, the healthiest re-activated, one reward per epoch;
 state, actions and rewards are not public, ours follow what is known of them. The ceiling is the schedule of Zhu and
@@ -71,7 +71,7 @@ class KernelRules:
     reference: float
     """Quality of the original network on the images that rounds are measured on."""
 
-    share: float = 0.1
+    share: float = 0.05
     """Share of a group's channels that the larger actions switch."""
 
     reactivate: bool = True
@@ -259,10 +259,19 @@ class KernelEnv:
         order = np.argsort(health, kind="stable")
         if action < NOTHING:
             spare = int(mask.sum()) - int(self._space.min_kept[group])
-            mask[order[mask[order]][: min(count, spare)]] = False
+            for channel in order[mask[order]][: min(count, spare)]:
+                if self._is_reached():
+                    break
+                mask[channel] = False
         elif action > NOTHING and len(self._signals.qualities) < (1.0 - self._rules.settle) * self._rules.num_rounds:
             off = order[~mask[order]]
             mask[off[len(off) - min(count, len(off)) :]] = True
+
+    def _is_reached(self) -> bool:
+        """Whether the target's bounds hold already; without bounds there is always more to save."""
+        assert self._masks is not None
+        limits = self._budget.limits
+        return bool(limits) and self._budget.fits(self._space.whole(self._counts(self._masks)))
 
     def _under(
         self,

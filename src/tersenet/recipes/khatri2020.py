@@ -7,7 +7,8 @@ being small, less what that costs in accuracy. A trial is one round: a sweep ove
 
 Source: Khatri and Won 2020 (RACS), kernel-controlled DQN. State, actions, rewards, health and schedule are not public;
 ours are in ``envs/kernels.py`` and ``train/health.py``.
-Differs: bounds of the target are kept by a ceiling; filters are cut, not masked; fine-tuned afterwards.
+Differs: bounds of the target are kept by a ceiling, and nothing goes off below them; filters are cut, not masked;
+fine-tuned afterwards.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     reactivate: bool = True
     """Whether what is off may be switched on again."""
 
-    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
     """Share of a group's channels that the larger actions switch."""
 
     health: HealthName = "taylor"
