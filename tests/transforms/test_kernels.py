@@ -201,7 +201,7 @@ def test_channels_follow_what_was_learned_of_them() -> None:
 def test_bad_decisions_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 1))
     graph = trace(model, torch.randn(1, 2, 6, 6))
-    with pytest.raises(PolicyError, match="policy.kernels: No layer"):
+    with pytest.raises(PolicyError, match=r"policy\.kernels: No layer"):
         make_plan(model, graph, only("7", KernelDecision(unit="kernel", keep_ratio=0.5)), seed=0)
     with pytest.raises(UnknownNameError):
         make_plan(model, graph, only("0", KernelDecision(unit="kernel", keep_ratio=0.5, criterion="nope")), seed=0)

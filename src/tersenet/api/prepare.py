@@ -15,12 +15,13 @@ from tersenet.api.options import CompressOptions
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.target import CostKind, Target
+from tersenet.criteria import Learned
 from tersenet.data import Data
 from tersenet.envs import (
     Budget,
     ChannelSpace,
+    JointSpace,
     Limit,
-    StorageDecisions,
     StorageSpace,
     nothing_to_cut,
     reachable,
@@ -50,7 +51,7 @@ class Prepared:
     graph: ModelGraph
     recipe: Recipe
     config: ChannelConfig
-    space: ChannelSpace | StorageSpace
+    space: ChannelSpace | JointSpace | StorageSpace
     costs: tuple[Limit, ...]
     """Every kind of cost that depends on what is decided; the maximum is infinite where the target sets no bound."""
 
@@ -60,7 +61,10 @@ class Prepared:
     seconds: float
 
     layers: tuple[str, ...] = ()
-    """Layers whose storage is decided; empty where channels are."""
+    """Layers that are decided by themselves, see ``recipes.Problem``."""
+
+    learned: Learned | None = None
+    """What training with noise found out; None where nothing was learned."""
 
     distortions: Callable[[], list[FloatArray]] | None = None
     """See ``recipes.Problem``."""
@@ -91,9 +95,10 @@ class Prepared:
         )
 
     def num_kept(self, policy: Policy) -> IntArray:
-        """Channels that a policy keeps, per group of the graph; or clusters or bits, per decided layer."""
-        if isinstance(self.space, StorageSpace):
-            return StorageDecisions(self.layers, kind=self.space.kind).counts(policy)
+        """What a policy keeps, as cost tables take it: channels per group of the graph, and what stays inside layers;
+        or clusters or bits, per decided layer."""
+        if not isinstance(self.space, ChannelSpace):
+            return self.space.whole(recipes.make_decisions(self.problem(seed=0), self.config).counts(policy))
         counts = self.space.all_channels.copy()
         for index, group in enumerate(self.graph.channel_groups):
             if group.group_id in policy.channels:
@@ -157,7 +162,8 @@ def prepare(
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     graph, notes = look(model, example_inputs) if looked is None else looked
-    may_cut_nothing = isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
+    has_fixed_cut = isinstance(config, StorageConfig) and chosen.build_first is None
+    may_cut_nothing = has_fixed_cut and isinstance(config, StorageConfig) and config.pruning_ratio == 0.0
     space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config)
     prepared = Prepared(
         model=model,
@@ -219,6 +225,7 @@ def make_evaluator(
         seed=seed,
         device=options.device,
         repair=prepared.config.repair,
+        learned=prepared.learned,
     )
     if options.workers == 1:
         return evaluator

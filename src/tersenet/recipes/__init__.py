@@ -12,6 +12,7 @@ from tersenet.recipes import (
     tpe,
     uniform,
     wang2020,
+    zhan2019,
 )
 from tersenet.recipes.recipe import (
     ChannelConfig,
@@ -20,6 +21,7 @@ from tersenet.recipes.recipe import (
     StorageConfig,
     as_control,
     controls,
+    make_decisions,
     make_env,
     make_space,
     register,
@@ -43,6 +45,7 @@ __all__ = [
     "haq2019",
     "he2018",
     "layerwise",
+    "make_decisions",
     "make_env",
     "make_space",
     "names",
@@ -52,4 +55,5 @@ __all__ = [
     "tpe",
     "uniform",
     "wang2020",
+    "zhan2019",
 ]

@@ -8,7 +8,7 @@ from tersenet.train.lsq import attach_steps, detach_steps
 from tersenet.train.recalibrate import recalibrate
 from tersenet.train.variational import attach_noise, detach_noise, measure_noise, noise_nats
 from tersenet.train.variational_fit import learn_noise
-from tersenet.train.zeros import held_zeros
+from tersenet.train.zeros import held_zeros, kept_zeros
 
 __all__ = [
     "FitResult",
@@ -23,6 +23,7 @@ __all__ = [
     "detach_steps",
     "fit",
     "held_zeros",
+    "kept_zeros",
     "learn_noise",
     "measure_noise",
     "noise_nats",

@@ -41,6 +41,17 @@ def held_zeros(model: nn.Module, tensors: Sequence[str]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def kept_zeros(model: nn.Module, tensors: Sequence[str]) -> Iterator[None]:
+    """What is zero before in these weights is zero afterwards, whatever was written meanwhile."""
+    parameters = dict(unwrapped(model).named_parameters(remove_duplicate=False))
+    zeros = {name: parameters[name].detach() == 0 for name in tensors}
+    yield
+    with torch.no_grad():
+        for name, where in zeros.items():
+            parameters[name].masked_fill_(where, 0.0)
+
+
 class _Masked:
     """A gradient hook."""
 
