@@ -145,7 +145,7 @@ def test_ablations_and_controls_are_delivered_like_the_agents_network(
     recipe: dict[str, object], digits: Data, digits_cnn: nn.Module
 ) -> None:
     target = Target(max_size_ratio=0.1)
-    few = options(**{**recipe, "max_flops_ratio": 0.5})
+    few = options(None, **{**recipe, "max_flops_ratio": 0.5})
     result = compress(digits_cnn, data=digits, target=target, recipe="zhan2019", seed=0, options=few)
     assert result.target_reached
     first = result.run.first_stage

@@ -43,8 +43,10 @@ def test_a_cropped_and_masked_network_comes_back_without_tracing(tmp_path: Path)
     path = tmp_path / "net.tersenet"
     save_packed(path, small, plan=plan, policy=policy, provenance={}, coded=coded)
     loaded = load(path, a_network())
-    assert (loaded[0].kernel_size, loaded[0].padding) == ((1, 3), (0, 1))
-    assert int((loaded[2].weight.flatten(2).abs().sum(dim=2) > 0).sum()) == 16 * 16 // 2
+    first = loaded.get_submodule("0")
+    assert isinstance(first, nn.Conv2d)
+    assert (first.kernel_size, first.padding) == ((1, 3), (0, 1))
+    assert int((loaded.get_parameter("2.weight").flatten(2).abs().sum(dim=2) > 0).sum()) == 16 * 16 // 2
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), small(IMAGES))
     stored = read_info(path).policy.kernels
@@ -63,6 +65,6 @@ def test_zeros_cost_what_an_ideal_code_of_their_frequency_costs() -> None:
         coded = Coder().code(small, graph, {"0": Linear(weight_bits=3)})["0.weight"]
         _, counts = np.unique(coded.integers, return_counts=True)  # type: ignore[union-attr]
         entropy = float((counts * np.log2(counts.sum() / counts)).sum()) / 8
-        assert coded_bytes(coded) - 2 * len(small[0].weight) - entropy < 0.01 * entropy + 60
+        assert coded_bytes(coded) - 2 * len(small.get_parameter("0.weight")) - entropy < 0.01 * entropy + 60
         if share == 0.05:
             assert entropy < 400 * 300 * 0.5 / 8  # less than half a bit each

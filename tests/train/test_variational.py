@@ -114,7 +114,8 @@ def test_noisy_layers_have_the_gradients_of_finite_differences(unit: KernelUnit 
         torch.manual_seed(3)  # the same draw for every difference
         outputs = torch.func.functional_call(model.train(), dict(zip(names, parameters, strict=True)), images)
         first, second = noise_nats(model)
-        return outputs.square().mean() + (first + second) / 100
+        total: Tensor = outputs.square().mean() + (first + second) / 100
+        return total
 
     values = [(p.detach() + 0.05 * torch.randn_like(p)).requires_grad_() for p in model.parameters()]
     # rates are computed in single precision, which bounds how exact a difference can be
@@ -144,7 +145,9 @@ def test_noise_is_taken_off_without_a_trace(unit: KernelUnit | None) -> None:
 @pytest.mark.parametrize("unit", UNITS)
 def test_noise_is_on_in_training_and_off_in_eval(unit: KernelUnit | None) -> None:
     model = a_network().eval()
-    model[1].momentum = 0.0
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = 0.0
     plain = model(IMAGES)
     attach_noise(model, trace(model, IMAGES), num_samples=100, channels=unit is None, unit=unit)
     assert torch.equal(model(IMAGES), plain)
@@ -211,7 +214,7 @@ def test_a_useless_input_carries_less_than_a_useful_one(unit: KernelUnit) -> Non
         loss = nn.functional.cross_entropy(model.train()(images[chosen]), classes[chosen])
         loss = loss + min(1.0, step / 200) * sum(noise_nats(model)) / 4096
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     scores = measure_noise(model, [images]).units["0"]
     if unit == "position":

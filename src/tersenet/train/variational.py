@@ -284,7 +284,7 @@ def _run(layer: nn.Linear | _ConvNd, inputs: Tensor, weight: Tensor, bias: Tenso
     """What the layer computes, with another weight and bias."""
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight, bias)
-    outputs: Tensor = layer._conv_forward(inputs, weight, bias)  # type: ignore[operator]
+    outputs: Tensor = layer._conv_forward(inputs, weight, bias)
     return outputs
 
 

@@ -33,7 +33,7 @@ def held_zeros(model: nn.Module, tensors: Sequence[str]) -> Iterator[None]:
             raise PolicyError(str(unknown_name("parameter", name, sorted(parameters))))
         if parameters[name].requires_grad:
             zeros = parameters[name].detach() == 0
-            handles.append(parameters[name].register_hook(_Masked(zeros)))
+            handles.append(parameters[name].register_hook(_Masked(zeros)))  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

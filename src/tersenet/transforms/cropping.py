@@ -8,6 +8,7 @@ only, or in the middle, stays as zeros. The cropped layer computes the same, in 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +36,15 @@ def crops(
         module = _croppable(model, layer)
         if layer.weight not in masks or module is None:
             continue
-        mask = masks[layer.weight]
+        mask, paddings = masks[layer.weight], cast("tuple[int, ...]", module.padding)
         spatial = np.broadcast_to(mask.any(axis=(0, 1)), tuple(module.weight.shape[2:]))
         ends = tuple(
-            _at_both_ends(spatial, axis, padding=int(module.padding[axis]), dilation=module.dilation[axis])  # type: ignore[call-overload]
-            for axis in range(spatial.ndim)
+            _at_both_ends(spatial, axis, padding=padding, dilation=dilation)
+            for axis, (padding, dilation) in enumerate(zip(paddings, module.dilation, strict=True))
         )
         if any(ends):
-            left = tuple(
-                int(padding) - end * dilation
-                for padding, end, dilation in zip(module.padding, ends, module.dilation, strict=True)
-            )
-            found[layer.name] = (ends, left)
+            shifts = zip(paddings, ends, module.dilation, strict=True)
+            found[layer.name] = (ends, tuple(padding - end * dilation for padding, end, dilation in shifts))
     return found
 
 

@@ -105,9 +105,10 @@ def chosen(scores: NDArray[np.float64], decision: KernelDecision, *, num_units: 
         count = max(1, int((scores >= decision.threshold).sum()))
     flat = scores.reshape(-1)
     last = np.partition(flat, flat.size - count)[flat.size - count]
-    stays = flat > last
+    stays: Mask = flat > last
     stays[np.flatnonzero(flat == last)[: count - int(stays.sum())]] = True
-    return stays.reshape(scores.shape)
+    shaped: Mask = stays.reshape(scores.shape)
+    return shaped
 
 
 def without_idle(graph: ModelGraph, kept: Kept, masks: Mapping[str, Mask]) -> dict[str, tuple[int, ...]]:
@@ -167,7 +168,7 @@ def _used(group: ChannelGroup, graph: ModelGraph, masks: Mapping[str, Mask], sta
 def _busy(mask: Mask, tensor: str, axis: int, stays: Stays, *, size: int) -> Mask:
     """For every position on an axis, whether a unit that stays lies there, shape (size,)."""
     alive = mask & _alive(tensor, mask.shape, stays)
-    found: Mask = alive.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
+    found = np.asarray(alive.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
     return np.broadcast_to(found, (size,))
 
 
