@@ -19,11 +19,13 @@ from tersenet.core.policy import Policy, Raw
 from tersenet.core.summary import EpochPoint
 from tersenet.core.target import Target
 from tersenet.data import Data
+from tersenet.data.splits import Inputs
+from tersenet.errors import PolicyError
 from tersenet.evaluators import Repair, make_repair
 from tersenet.graph import duplicate
 from tersenet.measurement import measure_quality
 from tersenet.measurement.placement import kept_modes, placement_of
-from tersenet.train import TrainConfig, attach_coded, detach_coded, fit
+from tersenet.train import TrainConfig, attach_coded, detach_coded, fit, held_zeros, kept_zeros
 from tersenet.transforms import CodedWeights, Coder, make_plan, materialize
 
 Dtype = Literal["fp32", "fp16"]
@@ -114,24 +116,32 @@ class CutNetwork:
 
 def repaired(job: TuningJob, repair: Repair, policy: Policy) -> CutNetwork:
     """Cut what the policy says, and repair the network."""
-    plan = make_plan(job.prepared.model, job.prepared.graph, policy, seed=job.seed)
-    small = materialize(job.prepared.model, plan)
-    if plan.cuts:
-        repair.mend(small, plan)
+    prepared = job.prepared
+    plan = make_plan(prepared.model, prepared.graph, policy, seed=job.seed, learned=prepared.learned)
+    if plan.masks and prepared.config.repair == "reconstruct":
+        raise PolicyError(
+            "repair='reconstruct' refits whole filters, so it cannot keep what policy.kernels prunes. Set repair to "
+            "'recalibrate' or 'distill'."
+        )
+    small = materialize(prepared.model, plan)
+    if not plan.is_empty:
+        with kept_zeros(small, list(plan.masks)):
+            repair.mend(small, plan)
         repair.settle(small, placement_of(small))
     return CutNetwork(model=small, policy=policy, plan=plan, repair=repair)
 
 
 def tuned_cut(job: TuningJob, cut: CutNetwork) -> CutNetwork:
     """The same after fine-tuning, in place."""
-    epochs, seconds = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
+    with held_zeros(cut.model, list(cut.plan.masks)):
+        epochs, seconds = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
     return replace(cut, epochs=epochs, seconds=seconds)
 
 
 def cut_by(job: TuningJob, policy: Policy) -> CutNetwork:
     """Cut what the policy says and tune the network; one that is not cut is taken as it is."""
     cut = repaired(job, learn_repair(job), policy)
-    return tuned_cut(job, cut) if cut.plan.cuts else cut
+    return cut if cut.plan.is_empty else tuned_cut(job, cut)
 
 
 def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Coder) -> Tuned:
@@ -143,20 +153,26 @@ def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Cod
         coder: what it has coded before is looked up.
     """
     small = duplicate(cut.model)
-    attach_coded(small, coder.code(small, job.prepared.graph, policy.storage))
-    cut.repair.settle(small, placement_of(small))
-    epochs, seconds = _fit(job, small, policy, stage="fine-tune coded")
-    tuned = store(job, replace(cut, model=small, policy=policy), detach_coded(small))
+    with held_zeros(small, list(cut.plan.masks)):
+        attach_coded(small, coder.code(small, job.prepared.graph, policy.storage))
+        cut.repair.settle(small, placement_of(small))
+        epochs, seconds = _fit(job, small, policy, stage="fine-tune coded")
+        coded = detach_coded(small)
+    tuned = store(job, replace(cut, model=small, policy=policy), coded)
     later = (point.model_copy(update={"epoch": point.epoch + len(cut.epochs)}) for point in epochs)
     return replace(tuned, epochs=(*cut.epochs, *later), seconds=cut.seconds + seconds)
 
 
+def calibration_inputs(job: TuningJob) -> list[Inputs]:
+    """Training inputs that statistics are measured on."""
+    placement = placement_of(job.prepared.model)
+    batches = job.data.train.source.batches(job.prepared.config.finetune_batch_size, first=REPAIR_SAMPLES)
+    return [placement.put(inputs) for inputs, _ in batches]
+
+
 def learn_repair(job: TuningJob) -> Repair:
     """What trials were repaired by, learned from more samples."""
-    prepared = job.prepared
-    placement = placement_of(prepared.model)
-    batches = job.data.train.source.batches(prepared.config.finetune_batch_size, first=REPAIR_SAMPLES)
-    inputs = [placement.put(inputs) for inputs, _ in batches]
+    prepared, inputs = job.prepared, calibration_inputs(job)
     with kept_modes(prepared.model):
         prepared.model.eval()
         return make_repair(

@@ -22,7 +22,7 @@ from tersenet.api.options import ONNX_FILE, PACKED_FILE, POLICY_FILE, CompressOp
 from tersenet.api.prepare import Prepared
 from tersenet.core.files import write_whole
 from tersenet.core.metrics import Latency, Metrics
-from tersenet.core.policy import Clusters, Linear, Policy, Raw, Storage
+from tersenet.core.policy import ChannelDecision, Clusters, KernelDecision, Linear, Policy, Raw, Storage
 from tersenet.core.summary import Check, GroupRow, LayerRow, McNemar
 from tersenet.core.version import __version__
 from tersenet.data import Data, TestSplit
@@ -31,7 +31,7 @@ from tersenet.errors import MissingExtraError, ModelError
 from tersenet.graph import ChannelGroup, ModelGraph
 from tersenet.measurement import Task, accuracy, compare_latency, measure_quality
 from tersenet.measurement.metrics import metrics_of
-from tersenet.measurement.size import paper_ratio
+from tersenet.measurement.size import count_nonzero, paper_ratio
 from tersenet.report import mcnemar
 from tersenet.transforms import check_cut
 
@@ -81,7 +81,7 @@ def deliver(
             norms=tuned.norms,
             coded=tuned.coded,
         ),
-        POLICY_FILE: write_whole(folder / POLICY_FILE, tuned.policy.model_dump_json(indent=1).encode()),
+        POLICY_FILE: write_whole(folder / POLICY_FILE, appliable(prepared, tuned).model_dump_json(indent=1).encode()),
     }
     model = pack.load(folder / PACKED_FILE, prepared.model)
     inputs = data.example_inputs(CHECK_SAMPLES)
@@ -99,7 +99,12 @@ def deliver(
     return Delivered(
         model=model,
         dense=_complete(dense, prepared.graph, prepared.graph.original_bytes, latencies.get("dense", ())),
-        compressed=_complete(compressed, counted, files[PACKED_FILE], latencies.get("compressed", ())),
+        compressed=_complete(
+            with_nonzero(compressed, model, counted, tuned.policy),
+            counted,
+            files[PACKED_FILE],
+            latencies.get("compressed", ()),
+        ),
         mcnemar=test,
         layers=layer_rows(prepared.graph, counted, tuned.policy),
         groups=group_rows(prepared.graph, prepared.space, tuned.plan.kept_channels),
@@ -147,6 +152,20 @@ def run_provenance(data: Data, options: CompressOptions, *, recipe: str, seed: i
 def processor() -> str:
     """Name of the processor and the widest instruction set that torch uses on it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def appliable(prepared: Prepared, tuned: Tuned) -> Policy:
+    """The policy as ``apply`` can follow it: where it ranks by what was learned in this run, as explicit choices."""
+    policy, plan = tuned.policy, tuned.plan
+    if not policy.kernels:
+        return policy
+    weights = {layer.name: layer.weight for layer in prepared.graph.layers}
+    kernels = {
+        layer: KernelDecision(unit=decision.unit, mask=plan.masks[weights[layer]])
+        for layer, decision in policy.kernels.items()
+    }
+    channels = {group: ChannelDecision(keep=kept) for group, kept in plan.kept_channels.items()}
+    return policy.model_copy(update={"channels": channels, "kernels": kernels})
 
 
 def layer_rows(before: ModelGraph, after: ModelGraph, policy: Policy) -> tuple[LayerRow, ...]:
@@ -230,6 +249,14 @@ def _left_whole(group: ChannelGroup, decided: set[str]) -> str:
     if group.num_channels == 1:
         return "a single channel stays"
     return "tied by residual sums; prune_residual=True would let it be cut"
+
+
+def with_nonzero(metrics: Metrics, model: nn.Module, counted: ModelGraph, policy: Policy) -> Metrics:
+    """The metrics with what is not zero, where something was pruned inside kernels."""
+    if not policy.kernels:
+        return metrics
+    num_nonzero, nonzero_macs = count_nonzero(model, counted)
+    return metrics.model_copy(update={"num_nonzero": num_nonzero, "nonzero_macs": nonzero_macs})
 
 
 def _complete(metrics: Metrics, counted: ModelGraph, size: int, latency: tuple[Latency, ...]) -> Metrics:

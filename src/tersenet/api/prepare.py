@@ -17,12 +17,13 @@ from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.rules import ChannelRule
 from tersenet.core.target import CostKind, Target
+from tersenet.criteria import Learned
 from tersenet.data import Data
 from tersenet.envs import (
     Budget,
     ChannelSpace,
+    JointSpace,
     Limit,
-    StorageDecisions,
     StorageSpace,
     apply_rules,
     nothing_to_cut,
@@ -53,7 +54,7 @@ class Prepared:
     graph: ModelGraph
     recipe: Recipe
     config: ChannelConfig
-    space: ChannelSpace | StorageSpace
+    space: ChannelSpace | JointSpace | StorageSpace
     costs: tuple[Limit, ...]
     """Every kind of cost that depends on what is decided; the maximum is infinite where the target sets no bound."""
 
@@ -63,7 +64,10 @@ class Prepared:
     seconds: float
 
     layers: tuple[str, ...] = ()
-    """Layers whose storage is decided; empty where channels are."""
+    """Layers that are decided by themselves, see ``recipes.Problem``."""
+
+    learned: Learned | None = None
+    """What training with noise found out; None where nothing was learned."""
 
     distortions: Callable[[], list[FloatArray]] | None = None
     """See ``recipes.Problem``."""
@@ -106,9 +110,10 @@ class Prepared:
         return self.rules.get(group_id, ChannelRule()).criterion or self.config.criterion
 
     def num_kept(self, policy: Policy) -> IntArray:
-        """Channels that a policy keeps, per group of the graph; or clusters or bits, per decided layer."""
-        if isinstance(self.space, StorageSpace):
-            return StorageDecisions(self.layers, kind=self.space.kind).counts(policy)
+        """What a policy keeps, as cost tables take it: channels per group of the graph, and what stays inside layers;
+        or clusters or bits, per decided layer."""
+        if not isinstance(self.space, ChannelSpace):
+            return self.space.whole(recipes.make_decisions(self.problem(seed=0), self.config).counts(policy))
         counts = self.space.all_channels.copy()
         for index, group in enumerate(self.graph.channel_groups):
             if group.group_id in policy.channels:
@@ -203,9 +208,9 @@ def prepare(
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
-    space = (
-        nothing_to_cut(graph) if _cuts_nothing(config, ruled.rules) else recipes.make_space(graph, config, ruled.rules)
-    )
+    has_fixed_cut = isinstance(config, StorageConfig) and chosen.build_first is None
+    may_cut_nothing = has_fixed_cut and _cuts_nothing(config, ruled.rules)
+    space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
     prepared = Prepared(
         model=model,
         example_inputs=example_inputs,
@@ -286,6 +291,7 @@ def make_evaluator(
         seed=seed,
         device=options.device,
         repair=prepared.config.repair,
+        learned=prepared.learned,
     )
     if options.workers == 1:
         return evaluator

@@ -14,7 +14,7 @@ from tersenet.api.prepare import Prepared
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import Evaluator, ParallelEvaluator
-from tersenet.core.summary import Confirmed, RoundPoint, TrialPoint
+from tersenet.core.summary import Confirmed, RoundPoint, StageSummary, TrialPoint
 from tersenet.errors import SearchError
 from tersenet.recipes import Recipe
 from tersenet.search import Method, Study, Trial, candidates, quality, run_method
@@ -49,6 +49,9 @@ class Found:
 
     rounds: tuple[RoundPoint, ...] = ()
     """Of a network that was trained meanwhile."""
+
+    first_stage: StageSummary | None = None
+    """What came before, where that was searched too."""
 
 
 def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:

@@ -1,4 +1,4 @@
-"""Recipes that decide how weights are stored: a fixed cut, a search over forms, tuning of what is stored.
+"""Recipes that decide how weights are stored: a cut, fixed or searched, a search over forms, tuning of what is stored.
 
 The network to be stored is searched as an original of its own: its layers have the original's names, so that what is
 decided for them joins the policy that cut it.
@@ -25,6 +25,7 @@ from tersenet.api.building import (
     with_storage,
 )
 from tersenet.api.prepare import SIZE_AIM, Prepared, make_evaluator
+from tersenet.api.pruning import search_cut
 from tersenet.api.searching import Found, search
 from tersenet.api.tuning import redecode
 from tersenet.core.metrics import Evaluation
@@ -53,32 +54,37 @@ MAX_TUNINGS = 4
 
 
 def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
-    """Cut what the configuration says, search how to store what is left, tune it in that form."""
-    cut = cut_by(job, first_cut(job.prepared))
+    """Cut what the configuration says or a first search finds, search how to store what is left, tune it so."""
+    first = None if job.prepared.recipe.build_first is None else search_cut(job, study)
+    cut = cut_by(job, first_cut(job.prepared)) if first is None else first.cut
     _check_cut_bounds(job, cut)
     stage = prepare_storage(job, cut)
     evaluator = make_evaluator(stage, job.data, seed=job.seed, options=job.options)
     study.agree("storage evaluator", evaluator.signature)  # it exists only after the first tuning
     found = search(stage, study, evaluator, seed=job.seed, options=job.options)
     confirmed = tuple(one.model_copy(update={"policy": _joined(cut, one.policy)}) for one in found.confirmed)
-    found = replace(found, dense=_dense(job), confirmed=confirmed)
+    summary = None if first is None else first.summary
+    found = replace(found, dense=_dense(job), confirmed=confirmed, first_stage=summary)
     return _tune_within(job, stage, cut, found.winner), found
 
 
 def first_cut(prepared: Prepared) -> Policy:
-    """The same share cut from every group that may be, where no rule says another."""
-    config = prepared.config
+    """The same share cut from every group that may be, where no rule says another; where that is searched, as much as
+    can be."""
+    config, is_searched = prepared.config, prepared.recipe.build_first is not None
     assert isinstance(config, StorageConfig)
     if not isinstance(prepared.space, ChannelSpace):
         return Policy()
+    share = 1.0 - config.lower_bound if is_searched else config.pruning_ratio
     channels = {}
     for index in prepared.space.indices:
         name = prepared.graph.channel_groups[int(index)].group_id
         rule = prepared.rules.get(name, ChannelRule())
-        ratio = min(config.pruning_ratio, 1.0 - (rule.lower_bound or 0.0))
+        ratio = min(share, 1.0 - (rule.lower_bound or 0.0))
         ratio = ratio if rule.pruning_ratio is None else rule.pruning_ratio
         if ratio > 0.0:
-            channels[name] = ChannelDecision(pruning_ratio=ratio, criterion=prepared.criterion(name))
+            criterion = "l1" if is_searched else prepared.criterion(name)  # nothing is learned yet
+            channels[name] = ChannelDecision(pruning_ratio=ratio, criterion=criterion)
     return Policy(channels=channels)
 
 

@@ -75,6 +75,7 @@ def summarize(
         confirmed=found.confirmed if found else (),
         rounds=found.rounds if found else (),
         epochs=tuned.epochs,
+        first_stage=found.first_stage if found else None,
         checks=delivered.checks,
         caveats=(*_caveats(job, tuned, found, delivered), *int8.caveats),
         seconds=seconds,
@@ -98,6 +99,11 @@ def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deliv
         caveats.append(
             "Batch norms are stored as one scale and one shift per channel, so the delivered network computes the same "
             "in eval mode only: to train further, go on from the original weights."
+        )
+    if delivered.compressed.nonzero_macs is not None:
+        caveats.append(
+            f"Weights inside kernels were pruned: of {delivered.compressed.macs:,} MACs that a dense runtime does, "
+            f"{delivered.compressed.nonzero_macs:,} have a weight that is not zero; the others save bytes, not time."
         )
     if delivered.compressed.not_counted:
         caveats.append(f"MACs leave out these operators: {', '.join(delivered.compressed.not_counted)}.")

@@ -51,6 +51,13 @@ class Metrics(BaseModel, frozen=True, extra="forbid"):
     num_params: int | None = None
     """Parameters."""
 
+    nonzero_macs: int | None = None
+    """Those of the multiply-accumulates whose weight is not zero; a dense runtime does them all. None where nothing was
+    pruned inside kernels."""
+
+    num_nonzero: int | None = None
+    """Parameters that are not zero; None where nothing was pruned inside kernels."""
+
     size_bytes: int | None = None
     """Bytes of the packed file, everything in it; for an original network 4 x (parameters + norm statistics)."""
 

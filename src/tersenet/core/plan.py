@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, model_validator
 
+from tersenet.core.mask import Mask
+
 
 class Cut(BaseModel, frozen=True, extra="forbid"):
     """One axis of one parameter or buffer, and what stays of it."""
@@ -35,6 +37,15 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     kept_channels: dict[str, tuple[int, ...]] = {}
     """Group id to the channels of the group that stay; groups that stay whole are not named."""
+
+    masks: dict[str, Mask] = {}
+    """Tensor name to which of its weights stay, before anything is cut; the others become zero. A packed file does not
+    repeat them: the zeros are in its weights."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is changed."""
+        return not self.cuts and not self.masks
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

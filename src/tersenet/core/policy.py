@@ -1,7 +1,7 @@
 """What is to be compressed and how far: the policy, in the numbering of the original model.
 
-A policy says *how much*, a plan (``core/plan.py``) says *which indices*. Channels are decided per coupled group,
-storage per layer, one form each: a policy cannot contradict itself.
+A policy says *how much*, a plan (``core/plan.py``) says *which indices*. Channels are decided per coupled group, what
+stays inside kernels and storage per layer, one form each: a policy cannot contradict itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from tersenet.core.mask import Mask
 from tersenet.errors import PolicyError
 
 
@@ -50,6 +51,36 @@ class ChannelDecision(BaseModel, frozen=True, extra="forbid"):
             return len(self.keep)
         assert self.pruning_ratio is not None
         return max(1, math.ceil(num_channels * (1.0 - self.pruning_ratio) - 1e-9))
+
+
+KernelUnit = Literal["kernel", "position", "filter_position", "element"]
+"""What is pruned inside a layer's weight of shape (O, I, h, w): a 2-D kernel (o, i); a position (h, w) of all kernels
+of the layer, or of one filter; a single weight."""
+
+
+class KernelDecision(BaseModel, frozen=True, extra="forbid"):
+    """How many, or exactly which, units of one layer's weight stay; the others are zero."""
+
+    unit: KernelUnit
+    """What stays or goes as a whole."""
+
+    keep_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of the units that stays, of those that channel pruning leaves (rounded up, so at least one)."""
+
+    threshold: float | None = None
+    """Units with a lower score go; the best one always stays."""
+
+    criterion: str = "l1"
+    """Which units go first: the name of a criterion for units; unused with ``mask``."""
+
+    mask: Mask | None = None
+    """The units that stay, in the original numbering."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> KernelDecision:
+        if sum(form is not None for form in (self.keep_ratio, self.threshold, self.mask)) != 1:
+            raise ValueError("give exactly one of keep_ratio, threshold and mask")
+        return self
 
 
 class Raw(BaseModel, frozen=True, extra="forbid"):
@@ -101,15 +132,27 @@ class Policy(BaseModel, frozen=True, extra="forbid"):
     channels: dict[str, ChannelDecision] = {}
     """Decision per coupled group, by group id; groups that are not named stay whole."""
 
+    kernels: dict[str, KernelDecision] = {}
+    """Decision per layer, by layer name; weights of layers that are not named stay whole."""
+
     storage: dict[str, Storage] = {}
     """Form of storage per layer, by layer name; layers that are not named are stored as fp32."""
+
+    @model_validator(mode="after")
+    def _zeros_can_be_stored(self) -> Policy:
+        for layer in self.kernels:
+            form = self.storage.get(layer)
+            if isinstance(form, Linear) and form.weight_bits == 1:
+                raise ValueError(f"{layer!r} is pruned inside its kernels, and 1 bit has no zero: give it 2 bits")
+        return self
 
     def digest(self) -> str:
         """A short hash that is equal for equal policies, in any order of their entries."""
         ordered = self.model_copy(
-            update={"channels": dict(sorted(self.channels.items())), "storage": dict(sorted(self.storage.items()))}
+            update={name: dict(sorted(getattr(self, name).items())) for name in ("channels", "kernels", "storage")}
         )
-        return hashlib.sha256(ordered.model_dump_json().encode()).hexdigest()[:16]
+        without = None if self.kernels else {"kernels"}  # hashes are as they were before there were kernels
+        return hashlib.sha256(ordered.model_dump_json(exclude=without).encode()).hexdigest()[:16]
 
 
 def ratio_for(num_kept: int, num_channels: int) -> float:

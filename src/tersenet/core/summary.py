@@ -190,6 +190,21 @@ class Int8File(BaseModel, frozen=True, extra="forbid"):
     cpu_ms: float
 
 
+class StageSummary(BaseModel, frozen=True, extra="forbid"):
+    """What the first stage of a recipe with two found out; its network is the second one's original."""
+
+    policy: Policy
+    untuned: Metrics
+    """The winner before fine-tuning, on the held-back search images."""
+    tuned: Metrics
+    """After fine-tuning, on the whole search split; costs and bytes included."""
+    trials: tuple[TrialPoint, ...]
+    confirmed: tuple[Confirmed, ...]
+    epochs: tuple[EpochPoint, ...]
+    seconds: dict[str, float]
+    """Wall-clock seconds: search, confirm, finetune."""
+
+
 class RunSummary(BaseModel, frozen=True, extra="forbid"):
     """Everything a run found out."""
 
@@ -234,6 +249,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     rounds: tuple[RoundPoint, ...] = ()
     """Only of a recipe that switches channels while the network trains."""
     epochs: tuple[EpochPoint, ...]
+    first_stage: StageSummary | None = None
+    """Of recipes with two stages; trials, confirmed and ``untuned`` are those of the second."""
     checks: tuple[Check, ...]
     caveats: tuple[str, ...]
     """What a reader must know, each a full sentence."""

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tersenet.errors import TargetError
 
-CostKind = Literal["macs", "params", "size_bytes"]
+CostKind = Literal["macs", "params", "size_bytes", "nonzero_macs", "nonzero_params"]
+"""What a network costs; the last two count only weights that are not zero."""
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -44,7 +45,7 @@ class Target(BaseModel, frozen=True, extra="forbid"):
     max_top1_drop: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
     """Points of top-1 (or of the user's score) that may be lost, on the search split, after fine-tuning."""
 
-    minimize: CostKind = "macs"
+    minimize: Literal["macs", "params", "size_bytes"] = "macs"
     """What is made small where only ``max_top1_drop`` is given, and what is given back if the drop is too large."""
 
     @model_validator(mode="after")

@@ -37,6 +37,9 @@ class MemberView:
     norm_scale: Tensor | None
     """Mean absolute scale of the norm behind the weight, shape (num_channels,); None without a norm."""
 
+    learned: Tensor | None = None
+    """What training with noise found each position of the axis to be worth, shape (O,); None if nothing did."""
+
     def slices(self) -> Tensor:
         """All slices of the weight along the axis, shape (O, F), at least in single precision."""
         slices_OF = self.weight.detach().movedim(self.axis, 0).flatten(1)

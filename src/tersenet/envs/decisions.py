@@ -1,6 +1,7 @@
 """What the counts of a walk mean: a policy's channels, clusters or bits.
 
-A decision point is one (kind, unit) of a walk: channels of a coupled group, or the form in which a layer is stored.
+A decision point is one (kind, unit) of a walk: channels of a coupled group, what stays inside a layer's kernels
+(``joint_space.py``), or the form in which a layer is stored.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tersenet.core.policy import ChannelDecision, Clusters, Linear, Policy, rati
 from tersenet.core.protocols import IntArray
 from tersenet.errors import PolicyError
 
-Kind = Literal["channels", "clusters", "weight_bits"]
+Kind = Literal["channels", "kernels", "clusters", "weight_bits"]
 
 
 @dataclass(frozen=True, kw_only=True)

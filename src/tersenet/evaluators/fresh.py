@@ -22,6 +22,7 @@ from torch import nn
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy
+from tersenet.criteria import Learned
 from tersenet.data.splits import Inputs, SearchSplit, Source, TrainSplit
 from tersenet.errors import DataError, SearchError
 from tersenet.evaluators.racing import raced_accuracy
@@ -41,6 +42,7 @@ from tersenet.measurement.placement import (
 from tersenet.measurement.score import score_over
 from tersenet.measurement.task import Task
 from tersenet.train.recalibrate import batch_norms
+from tersenet.train.zeros import kept_zeros
 from tersenet.transforms import Coder, make_plan, materialize, write_values
 
 BF16_TOLERANCE = 0.2
@@ -71,6 +73,7 @@ class FreshEvaluator:
         dtype: TrialFormat = "auto",
         repair: RepairName = "recalibrate",
         coder: Coder | None = None,
+        learned: Learned | None = None,
         num_recalibration_samples: int = 500,
         batch_size: int | None = None,
     ) -> None:
@@ -89,6 +92,7 @@ class FreshEvaluator:
                 0.2 points, else fp32; with the user's own metric, whose unit is not known, it is fp32.
             repair: what is done to a cut network before it is measured, see ``repair.py``.
             coder: what codes the weights that a policy stores as clusters or integers; its memory is shared.
+            learned: what training with noise found out, for criteria that rank by it.
             num_recalibration_samples: training inputs per trial; whole batches are used.
             batch_size: inputs per forward pass (a user's own batches keep their size); None: 100 on the CPU, whose
                 caches then hold the activations of small networks, else 250.
@@ -113,6 +117,7 @@ class FreshEvaluator:
             with torch.no_grad():
                 self._fp32 = settle_layout(self._model, search.source, plain)
         self._trial_batches = hold(self._batches(first=num_trial_samples), limit_bytes=_LIMIT_BYTES)
+        self._learned = learned
         self._coder = Coder() if coder is None else coder
         self._repair_name = repair
         has_statistics = bool(batch_norms(self._model))
@@ -187,7 +192,7 @@ class FreshEvaluator:
         hopeless_below: float | None = None,
     ) -> Evaluation:
         begin = time.perf_counter()
-        plan = make_plan(self._model, self._graph, policy, seed=self._seed)
+        plan = make_plan(self._model, self._graph, policy, seed=self._seed, learned=self._learned)
         who = f"policy {policy.digest()}"
         try:
             small = self._built(plan, policy, placement)
@@ -204,10 +209,11 @@ class FreshEvaluator:
     def _built(self, plan: Plan, policy: Policy, placement: Placement) -> nn.Module:
         small = materialize(self._model, plan).eval()
         if plan.cuts:
-            self._repair.mend(small, plan)
+            with kept_zeros(small, list(plan.masks)):
+                self._repair.mend(small, plan)
         coded = self._coder.code(small, self._graph, policy.storage)
         write_values(small, coded)
-        if plan.cuts or coded:  # a network that was not changed is measured as it came
+        if not plan.is_empty or coded:  # a network that was not changed is measured as it came
             self._repair.settle(small, placement)
         return small
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from tersenet.core.plan import Cut, Plan
-from tersenet.core.policy import Policy
+from tersenet.core.policy import KernelDecision, Policy
 from tersenet.errors import ArtifactError
 from tersenet.pack.codecs import Params
 from tersenet.pack.sets import MAX_POSITIONS, BlockSet, decode_sets, encode_set
@@ -234,7 +234,19 @@ def _write_policy(policy: Policy, sets: _Sets) -> dict[str, Any]:
         if decision.keep is not None:
             channels[group]["keep"] = sets.number(decision.keep)
     storage = {layer: form.model_dump() for layer, form in policy.storage.items()}
-    return {"version": policy.version, "channels": channels, "storage": storage}
+    text = {"version": policy.version, "channels": channels, "storage": storage}
+    return text | ({"kernels": _write_kernels(policy)} if policy.kernels else {})
+
+
+def _write_kernels(policy: Policy) -> dict[str, Any]:
+    """What was decided inside layers; masks as the share they keep, since the zeros are in the weights."""
+    kernels = {}
+    for layer, decision in policy.kernels.items():
+        if decision.mask is not None:
+            share = max(1e-9, float(decision.mask.array().mean()))
+            decision = KernelDecision(unit=decision.unit, keep_ratio=share, criterion=decision.criterion)
+        kernels[layer] = decision.model_dump(exclude_defaults=True)
+    return kernels
 
 
 def _read_policy(text: Mapping[str, Any], sets: Sequence[tuple[int, ...]]) -> Policy:

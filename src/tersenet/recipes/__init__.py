@@ -15,6 +15,7 @@ from tersenet.recipes import (
     uniform,
     wang2020,
     yu2021,
+    zhan2019,
 )
 from tersenet.recipes.recipe import (
     ChannelConfig,
@@ -24,6 +25,7 @@ from tersenet.recipes.recipe import (
     StorageConfig,
     as_control,
     controls,
+    make_decisions,
     make_env,
     make_space,
     register,
@@ -50,6 +52,7 @@ __all__ = [
     "he2018",
     "khatri2020",
     "layerwise",
+    "make_decisions",
     "make_env",
     "make_space",
     "names",
@@ -60,4 +63,5 @@ __all__ = [
     "uniform",
     "wang2020",
     "yu2021",
+    "zhan2019",
 ]

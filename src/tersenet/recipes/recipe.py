@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from tersenet.agents import Knowledge
@@ -23,7 +24,10 @@ from tersenet.envs import (
     Budget,
     ChannelDecisions,
     ChannelSpace,
+    Decisions,
     DecoderName,
+    JointDecisions,
+    JointSpace,
     LayerwiseEnv,
     Limit,
     Signals,
@@ -122,7 +126,8 @@ class Problem:
     seed: int
 
     layers: tuple[str, ...] = ()
-    """Layers whose storage is decided, in the order of a ``StorageSpace``; empty where channels are decided."""
+    """Layers that are decided by themselves, in the order of the space: how they are stored, or what stays inside;
+    empty where channels alone are decided."""
 
     distortions: Callable[[], list[FloatArray]] | None = None
     """What storing does to each layer: per decision the expected rise of the loss for every count; computed when asked
@@ -167,6 +172,10 @@ class Recipe:
 
     config_type: type[ChannelConfig]
     build: Callable[[Problem, ChannelConfig], Method]
+
+    build_first: Callable[[Problem, ChannelConfig], Method] | None = None
+    """For recipes that decide storage: the search for the cut that comes before, over channels and kernels; None: the
+    same share of every group is cut."""
 
     is_control: bool = False
     """Whether it stands beside agents for comparison; ``--controls all`` runs these."""
@@ -257,30 +266,55 @@ def make_space(
     )
 
 
+def make_decisions(problem: Problem, config: ChannelConfig) -> Decisions:
+    """What the counts of the problem's space mean."""
+    space = problem.space
+    if isinstance(space, StorageSpace):
+        return StorageDecisions(problem.layers, kind=space.kind)
+    if isinstance(space, JointSpace):
+        return JointDecisions(
+            space, _group_ids(problem.graph, space.channels), problem.layers, criterion=config.criterion
+        )
+    assert isinstance(space, ChannelSpace)
+    group_ids = _group_ids(problem.graph, space)
+    own = (problem.rules.get(group_id, ChannelRule()).criterion for group_id in group_ids)
+    criteria = [criterion or config.criterion for criterion in own]
+    return ChannelDecisions(group_ids, space.num_channels, criterion=criteria)
+
+
 def make_env(
     problem: Problem, config: ChannelConfig, *, decoder: DecoderName, features: FloatArray | None = None
 ) -> LayerwiseEnv:
-    """The walk over the groups that may be cut, with AMC's state features or others, or over layers, with HAQ's."""
-    space = problem.space
-    if isinstance(space, StorageSpace):
-        return LayerwiseEnv(
-            space,
-            problem.budget,
-            layer_features(problem.graph, problem.layers),
-            decisions=StorageDecisions(problem.layers, kind=space.kind),
-            decoder=decoder,
-        )
-    assert isinstance(space, ChannelSpace)
-    group_ids = [problem.graph.channel_groups[int(index)].group_id for index in space.indices]
-    own = (problem.rules.get(group_id, ChannelRule()).criterion for group_id in group_ids)
-    criteria = [criterion or config.criterion for criterion in own]
+    """The walk over what is decided: groups with AMC's state features or others, layers with HAQ's."""
     return LayerwiseEnv(
-        space,
+        problem.space,
         problem.budget,
-        group_features(problem.graph, group_ids) if features is None else features,
-        decisions=ChannelDecisions(group_ids, space.num_channels, criterion=criteria),
+        _features(problem) if features is None else features,
+        decisions=make_decisions(problem, config),
         decoder=decoder,
     )
+
+
+def _features(problem: Problem) -> FloatArray:
+    """Static features of the decisions; where groups and layers are decided together, which of both comes first."""
+    space, graph = problem.space, problem.graph
+    if isinstance(space, StorageSpace):
+        return layer_features(graph, problem.layers)
+    if not isinstance(space, JointSpace):
+        assert isinstance(space, ChannelSpace)
+        return group_features(graph, _group_ids(graph, space))
+    groups = group_features(graph, _group_ids(graph, space.channels))
+    layers = layer_features(graph, problem.layers)
+    num_groups, num_features = groups.shape
+    both = np.zeros((num_groups + len(layers), 1 + num_features + layers.shape[1]))
+    both[num_groups:, 0] = 1.0
+    both[:num_groups, 1 : 1 + num_features] = groups
+    both[num_groups:, 1 + num_features :] = layers
+    return both[space.order]
+
+
+def _group_ids(graph: ModelGraph, space: ChannelSpace) -> list[str]:
+    return [graph.channel_groups[int(index)].group_id for index in space.indices]
 
 
 def without_budget(problem: Problem) -> Problem:

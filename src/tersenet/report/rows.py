@@ -194,7 +194,9 @@ def _cost_rows(run: RunSummary) -> list[Row]:
         )
         for label, before, after in (
             ("MACs, batch 1", dense.macs, compressed.macs),
+            ("MACs of weights that are not zero", _if(compressed.nonzero_macs, dense.macs), compressed.nonzero_macs),
             ("Parameters", dense.num_params, compressed.num_params),
+            ("Parameters that are not zero", _if(compressed.num_nonzero, dense.num_params), compressed.num_nonzero),
             ("Packed file, bytes", run.original_bytes, compressed.size_bytes),
         )
         if before is not None or after is not None
@@ -209,6 +211,11 @@ def _cost_rows(run: RunSummary) -> list[Row]:
         label = "Paper ratio: index bits, convolutions only"
         rows.append(Row(label=label, original="1.00x", compressed=f"{run.paper_ratio:.2f}x"))
     return rows
+
+
+def _if(condition: int | None, value: int | None) -> int | None:
+    """The original's number where the compressed network has one to hold against it."""
+    return None if condition is None else value
 
 
 def _removed(before: float | None, after: float | None) -> str:

@@ -43,9 +43,10 @@ def _groups() -> list[list[MemberView]]:
         num_channels = shape[axis] // per_channel
         positions = tuple(tuple(c + num_channels * part for part in range(per_channel)) for c in range(num_channels))
         weight = torch.nn.Parameter(torch.randn(*shape, generator=generator))
-        return MemberView(weight, axis, positions, torch.rand(num_channels, generator=generator))
+        scale = torch.rand(num_channels, generator=generator)
+        return MemberView(weight, axis, positions, scale, torch.rand(shape[axis], generator=generator))
 
-    zeros = MemberView(torch.zeros(4, 3), 0, ((0,), (1,), (2,), (3,)), torch.zeros(4))
+    zeros = MemberView(torch.zeros(4, 3), 0, ((0,), (1,), (2,), (3,)), torch.zeros(4), torch.zeros(4))
     return [
         [member(6, 3, 3, 3)],
         [member(6, 5)],
@@ -60,8 +61,8 @@ def _groups() -> list[list[MemberView]]:
 def _check_order_follows_positions(criterion: Criterion) -> None:
     weight = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     scale = torch.arange(1.0, 6.0)
-    forward = criterion([MemberView(weight, 0, tuple((c,) for c in range(5)), scale)], 0)
-    turned = criterion([MemberView(weight.flip(0), 0, tuple((4 - c,) for c in range(5)), scale)], 0)
+    forward = criterion([MemberView(weight, 0, tuple((c,) for c in range(5)), scale, scale)], 0)
+    turned = criterion([MemberView(weight.flip(0), 0, tuple((4 - c,) for c in range(5)), scale, scale.flip(0))], 0)
     assert torch.allclose(forward, turned, rtol=1e-5), "a score must follow its channel's positions on the weight"
 
 

@@ -26,6 +26,10 @@ from tersenet.train.schedule import learning_rate_at
 _SECONDS_BETWEEN_UPDATES = 0.25
 
 
+Penalty = Callable[[float], Tensor]
+"""What is added to a step's loss, shape (), after its forward pass; from the epochs that have passed."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """One training while it goes on."""
@@ -42,6 +46,8 @@ class Run:
     distill: DistillLoss | None
     progress: Progress
     stage: str
+    penalty: Penalty | None = None
+    keeps_best: bool = True
     last_update: float = 0.0
 
 
@@ -63,7 +69,7 @@ def train_epoch(run: Run, epoch: int) -> tuple[float, float]:
             epochs=run.config.epochs,
             warmup_epochs=run.config.warmup_epochs,
         )
-        loss = _step(run, inputs, targets, learning_rate)
+        loss = _step(run, inputs, targets, learning_rate, moment)
         if not math.isfinite(loss):
             raise _diverged(loss, epoch, learning_rate)
         loss_sum += loss * size
@@ -78,7 +84,7 @@ def train_epoch(run: Run, epoch: int) -> tuple[float, float]:
     return loss_sum / num_trained, learning_rate
 
 
-def _step(run: Run, inputs: Inputs, targets: Any, learning_rate: float) -> float:
+def _step(run: Run, inputs: Inputs, targets: Any, learning_rate: float, moment: float) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
     run.optimizer.zero_grad()
@@ -87,6 +93,8 @@ def _step(run: Run, inputs: Inputs, targets: Any, learning_rate: float) -> float
     if run.distill is not None:
         weight = run.config.distill_weight
         loss = (1.0 - weight) * loss + weight * run.distill(outputs, teach(run, inputs))
+    if run.penalty is not None:
+        loss = loss + run.penalty(moment)
     loss.backward()  # type: ignore[no-untyped-call]
     if run.config.grad_clip is not None:
         nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip)

@@ -34,7 +34,7 @@ from tersenet.measurement.placement import (
 from tersenet.measurement.task import Task
 from tersenet.train.checkpoint import TrainState, load_checkpoint, run_key, save_checkpoint
 from tersenet.train.config import TrainConfig
-from tersenet.train.epoch import Run, loss_function, num_images, own_randomness, teach, tell, train_epoch
+from tersenet.train.epoch import Penalty, Run, loss_function, num_images, own_randomness, teach, tell, train_epoch
 from tersenet.train.losses import distill_loss
 from tersenet.train.optimizer import make_optimizer
 from tersenet.train.precision import choose_placement
@@ -75,6 +75,8 @@ def fit(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     stage: str = "fine-tune",
+    penalty: Penalty | None = None,
+    keeps_best: bool = True,
 ) -> FitResult:
     """Train ``model`` in place; at return it holds the weights of the epoch that was best on the search split.
 
@@ -88,6 +90,9 @@ def fit(
         checkpoint: file written after each epoch, and gone on from if it is there.
         progress: told of training images seen.
         stage: name of this training for ``progress``.
+        penalty: added to the loss of every step, from the epochs passed by then; what it holds beside the model is not
+            part of the checkpoint.
+        keeps_best: otherwise the weights of the last epoch stay.
 
     Raises:
         DataError: there are no training or search samples, or the labels do not fit the outputs.
@@ -121,6 +126,8 @@ def fit(
             distill=None,
             progress=progress,
             stage=stage,
+            penalty=penalty,
+            keeps_best=keeps_best,
         )
         state = _prepared(run, state)
         progress.start(stage, num_images(run, config.epochs), done=num_images(run, state.epoch))
@@ -192,7 +199,7 @@ def _do_epoch(run: Run, state: TrainState, epoch: int) -> None:
     with own_randomness(run, epoch=epoch):
         loss, learning_rate = train_epoch(run, epoch)
     quality = _quality(run)
-    if quality >= state.best_quality:
+    if quality >= state.best_quality or not run.keeps_best:
         state.best_quality, state.best_epoch, state.best_model = quality, epoch, _copied_weights(run.model)
     point = EpochPoint(
         epoch=epoch,

@@ -4,6 +4,7 @@ from tersenet.transforms.channels import materialize
 from tersenet.transforms.check import check_cut, relative_difference, verify_groups
 from tersenet.transforms.clusters import ClusterCache, clusterable_layers, share_weights, write_values
 from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
+from tersenet.transforms.kernels import unit_shape
 from tersenet.transforms.plan import make_plan, member_views, plan_for
 from tersenet.transforms.quantize import entropy_bits, quantize, squared_error, squared_errors
 from tersenet.transforms.reconstruct import Reconstruction, collect_moments
@@ -31,6 +32,7 @@ __all__ = [
     "simulate",
     "squared_error",
     "squared_errors",
+    "unit_shape",
     "verify_groups",
     "write_values",
 ]

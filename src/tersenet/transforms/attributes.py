@@ -1,4 +1,4 @@
-"""Module attributes that follow a cut: ``out_channels``, ``groups``, ``num_features`` and the like.
+"""Module attributes that follow a cut: ``out_channels``, ``groups``, ``num_features``, ``kernel_size`` and the like.
 
 What a module needs is read from its own attributes and the new shapes of its tensors, so that subclasses of the
 usual layers, and layers that only look like them, are served too.
@@ -12,7 +12,7 @@ from torch import nn
 
 KNOWN = (
     "out_channels", "in_channels", "groups", "in_features", "out_features", "num_features", "num_parameters",
-    "normalized_shape",
+    "normalized_shape", "kernel_size", "padding",
 )  # fmt: skip
 """The only attributes that a plan may set, wherever it was read from."""
 
@@ -51,6 +51,9 @@ def attributes_after(module: nn.Module, shapes: Mapping[str, Shape]) -> Attribut
     weight = shapes.get("weight")
     if weight is not None and hasattr(module, "out_channels") and hasattr(module, "groups"):
         wanted.update(_convolution(module, weight))
+        size = getattr(module, "kernel_size", None)
+        if isinstance(size, tuple) and len(size) == len(weight) - 2:
+            wanted.update(kernel_size=tuple(weight[2:]))
     elif weight is not None and hasattr(module, "out_features") and len(weight) == 2:
         wanted.update(out_features=weight[0], in_features=weight[1])
     elif weight is not None and hasattr(module, "num_parameters"):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from tersenet.core.mask import Mask
 from tersenet.core.plan import Plan
 from tersenet.errors import PolicyError
 from tersenet.graph import duplicate, unwrapped
@@ -49,7 +50,7 @@ _OTHER_MODEL = "Was the plan made for another model?"
 
 
 def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
-    smaller: dict[str, Tensor] = {}
+    smaller = {name: masked(tensors, name, mask) for name, mask in plan.masks.items()}
     indices: dict[tuple[int, torch.device], Tensor] = {}
     for cut in plan.cuts:
         tensor = tensors.get(cut.tensor)
@@ -66,6 +67,23 @@ def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]
         source = smaller.get(cut.tensor, tensor).detach()
         smaller[cut.tensor] = source.index_select(cut.axis, indices[key])
     return {name: _dressed(tensor, tensors[name]) for name, tensor in smaller.items()}
+
+
+def masked(tensors: Mapping[str, Tensor], name: str, mask: Mask) -> Tensor:
+    """The weights of one tensor, zero where the mask says so.
+
+    Raises:
+        PolicyError: there is no such tensor, or the mask has another shape.
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise PolicyError(f"The plan prunes inside {name!r}, which this model does not have. {_OTHER_MODEL}")
+    fits = len(mask.shape) == tensor.ndim and all(m in (1, s) for m, s in zip(mask.shape, tensor.shape, strict=True))
+    if not fits:
+        raise PolicyError(
+            f"The plan's mask of {name!r} has shape {mask.shape}, the weight has {tuple(tensor.shape)}. {_OTHER_MODEL}"
+        )
+    return tensor.detach().masked_fill(~torch.from_numpy(mask.array()).to(tensor.device), 0.0)
 
 
 def _dressed(cut: Tensor, original: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Policy to plan: which channels stay, and from that which positions of which tensors and which module attributes.
 
+What stays inside kernels is decided among the channels that stay (``transforms/kernels.py``).
+
 Channels with the highest scores stay; of equal scores the lower index stays. The same policy, model and seed give
 the same plan.
 """
@@ -15,24 +17,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tersenet import criteria
+from tersenet.core.mask import Mask
 from tersenet.core.plan import Cut, Plan
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.registry import unknown_name
 from tersenet.errors import ModelError, PolicyError
 from tersenet.graph import ChannelGroup, Member, ModelGraph, unwrapped
 from tersenet.transforms.attributes import Attributes, changed_attributes
+from tersenet.transforms.cropping import crops
+from tersenet.transforms.kernels import axes_that_stay, kernel_masks, without_idle
 from tersenet.transforms.tensors import tensors_by_name
 
 
-def make_plan(model: nn.Module, graph: ModelGraph, policy: Policy, *, seed: int) -> Plan:
-    """Make a policy explicit: score the channels and list what stays of every tensor.
+def make_plan(
+    model: nn.Module, graph: ModelGraph, policy: Policy, *, seed: int, learned: criteria.Learned | None = None
+) -> Plan:
+    """Make a policy explicit: score channels and units inside kernels, and list what stays of every tensor.
 
     Args:
         seed: for criteria that draw numbers.
+        learned: for criteria that rank by what training with noise found out.
 
     Raises:
-        PolicyError: a group does not exist, is locked, or lacks a channel named in ``keep``; or the graph was
-            traced from another model.
+        PolicyError: a group or layer does not exist, is locked, or lacks a channel named in ``keep``; or the graph was
+            traced from another model; or a criterion needs what was not learned.
         UnknownNameError: no criterion has this name.
         ModelError: the scores are not numbers, because the weights are not.
     """
@@ -54,12 +62,24 @@ def make_plan(model: nn.Module, graph: ModelGraph, policy: Policy, *, seed: int)
             raise PolicyError(
                 f"Group {group.group_id!r} cannot be cut: {group.reason}. Take it out of the policy's channels."
             )
-        kept[group.group_id] = _kept_channels(group, decision, tensors, seed=seed)
-    return plan_for(model, graph, kept)
+        kept[group.group_id] = _kept_channels(group, decision, tensors, learned, seed=seed)
+    if not policy.kernels:
+        return plan_for(model, graph, kept)
+    masks = kernel_masks(tensors, graph, policy, axes_that_stay(graph, kept), learned=learned, seed=seed)
+    return plan_for(model, graph, without_idle(graph, kept, masks), masks)
 
 
-def plan_for(model: nn.Module, graph: ModelGraph, kept: Mapping[str, tuple[int, ...]]) -> Plan:
+def plan_for(
+    model: nn.Module,
+    graph: ModelGraph,
+    kept: Mapping[str, tuple[int, ...]],
+    masks: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Plan:
     """The plan that keeps exactly these channels, by group id; groups that are not named stay whole.
+
+    Args:
+        masks: units inside kernels that stay, by name of the weight, shapes that broadcast to it; outer rows and
+            columns that are off in all kernels are cut.
 
     Raises:
         PolicyError: the graph was traced from another model.
@@ -67,15 +87,14 @@ def plan_for(model: nn.Module, graph: ModelGraph, kept: Mapping[str, tuple[int, 
     model = unwrapped(model)
     _check_shapes(graph, tensors_by_name(model))
     shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
-    stays: dict[tuple[str, int], NDArray[np.bool_]] = {}
-    for group_id, channels in kept.items():
-        group = graph.group(group_id)
-        removed = np.ones(group.num_channels, dtype=np.bool_)
-        removed[list(channels)] = False
-        for member in group.members:
-            key = (member.tensor, member.axis)
-            mask = stays.setdefault(key, np.ones(shapes[member.tensor][member.axis], dtype=np.bool_))
-            mask[np.asarray(member.positions, dtype=np.int64)[removed].reshape(-1)] = False
+    stays = axes_that_stay(graph, kept)
+    cropped = crops(model, graph, masks or {})
+    weights = {layer.name: layer.weight for layer in graph.layers}
+    for name, (ends, _) in cropped.items():
+        for axis, end in enumerate(ends, start=2):
+            if end:
+                rows = np.arange(shapes[weights[name]][axis])
+                stays[weights[name], axis] = (rows >= end) & (rows < len(rows) - end)
     numbers: dict[bytes, int] = {}
     keeps: list[tuple[int, ...]] = []
     cuts: list[Cut] = []
@@ -89,11 +108,14 @@ def plan_for(model: nn.Module, graph: ModelGraph, kept: Mapping[str, tuple[int, 
         sizes[name][axis] = len(keeps[numbers[digest]])
     attributes = changed_attributes(model, {name: tuple(size) for name, size in sizes.items()})
     _add_widths(attributes, model, graph, kept)
+    for name, (_, padding) in cropped.items():
+        attributes.setdefault(name, {})["padding"] = padding
     return Plan(
         keeps=tuple(keeps),
         cuts=tuple(cuts),
         attributes=attributes,
         kept_channels=dict(kept),
+        masks={name: Mask.of(mask) for name, mask in (masks or {}).items()},
     )
 
 
@@ -129,7 +151,12 @@ def _check_groups(graph: ModelGraph, policy: Policy) -> None:
 
 
 def _kept_channels(
-    group: ChannelGroup, decision: ChannelDecision, tensors: Mapping[str, Tensor], *, seed: int
+    group: ChannelGroup,
+    decision: ChannelDecision,
+    tensors: Mapping[str, Tensor],
+    learned: criteria.Learned | None,
+    *,
+    seed: int,
 ) -> tuple[int, ...]:
     if decision.keep is not None:
         return decision.keep
@@ -137,7 +164,7 @@ def _kept_channels(
     # groups of the same size must not draw the same channels
     drawn = np.random.SeedSequence([seed % 2**63, zlib.crc32(group.group_id.encode())]).generate_state(1)
     with torch.no_grad():
-        scores = score(member_views(group, tensors), int(drawn[0])).double().cpu().numpy()
+        scores = score(member_views(group, tensors, learned), int(drawn[0])).double().cpu().numpy()
     if not np.isfinite(scores).all():
         raise ModelError(
             f"Criterion {decision.criterion!r} gives no numbers for group {group.group_id!r}: its weights hold NaN or "
@@ -147,8 +174,11 @@ def _kept_channels(
     return tuple(sorted(best.tolist()))
 
 
-def member_views(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> list[criteria.MemberView]:
-    """What a criterion sees of a group: one view per producer's weight, with the norm directly behind it if any."""
+def member_views(
+    group: ChannelGroup, tensors: Mapping[str, Tensor], learned: criteria.Learned | None = None
+) -> list[criteria.MemberView]:
+    """What a criterion sees of a group: one view per producer's weight, with the norm directly behind it if any, and
+    with what training with noise found out of its channels."""
     scales = {member.scales: member for member in group.members if member.scales}
     return [
         criteria.MemberView(
@@ -156,6 +186,7 @@ def member_views(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> list[cri
             axis=member.axis,
             positions=member.positions,
             norm_scale=_norm_scale(scales.get(member.layer), tensors),
+            learned=None if learned is None else learned.channels.get(member.layer),
         )
         for member in group.members
         if member.role == "producer" and tensors[member.tensor].ndim > 1

@@ -1,8 +1,8 @@
 """The test oracle: a network of the original size in which everything that a plan cuts is zero.
 
-Zeroed are all slices that would be cut: filters and biases, scale and shift of norms, and the consumers' input
-slices. Running means become zero and running variances one, so that nothing is divided by zero; other buffers keep
-their values, which reach nobody.
+Zeroed are the weights that are pruned inside kernels, and all slices that would be cut: filters and biases, scale and
+shift of norms, and the consumers' input slices. Running means become zero and running variances one, so that nothing is
+divided by zero; other buffers keep their values, which reach nobody.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import nn
 from tersenet.core.plan import Plan
 from tersenet.errors import PolicyError
 from tersenet.graph import ModelGraph, duplicate, unwrapped
+from tersenet.transforms.channels import masked
 from tersenet.transforms.tensors import tensors_by_name
 
 
 def simulate(model: nn.Module, graph: ModelGraph, plan: Plan) -> nn.Module:
-    """A copy of ``model`` with the slices that ``plan`` would cut set to zero.
+    """A copy of ``model`` with what ``plan`` masks, and the slices that it would cut, set to zero.
 
     Raises:
         PolicyError: the plan was made for another model.
@@ -28,6 +29,8 @@ def simulate(model: nn.Module, graph: ModelGraph, plan: Plan) -> nn.Module:
     tensors = tensors_by_name(copied)
     infos = {tensor.name: tensor for tensor in graph.tensors}
     with torch.no_grad():
+        for name, mask in plan.masks.items():
+            tensors[name].copy_(masked(tensors, name, mask))
         for cut in plan.cuts:
             if cut.tensor not in tensors or cut.tensor not in infos:
                 raise PolicyError(f"The plan cuts {cut.tensor!r}, which this model does not have.")

@@ -1,0 +1,300 @@
+"""Two stages on a CIFAR-10 VGG-16-BN: channels and kernels, then bits, beside controls and ablations.
+
+The base is trained first, without the search split, by what `tersenet train` calls. `top1_before` is a dense twin: the
+base after the same further epochs, schedule and distillation as the compressed network. Each job gives two rows: the
+network after stage 1 (`-stage1`, weights as fp16; zeros cost what other weights cost there) and the delivered one.
+`params_ratio` and `macs_ratio` are what a dense runtime has left; `nonzero_*_ratio` count weights that are not zero;
+`paper_ratio` is bits of convolution weights. `base_converged` is false where the base was trained for fewer than
+100 epochs or knows less than 93.0 %. Prints all rows and writes benchmarks/results/zhan2019.json; runs that were
+stopped go on where they were, rows that are there already are kept.
+
+    python benchmarks/zhan2019.py --data DATA_FOLDER --work WORK_FOLDER [--width 0.5] [--jobs VARIANT:SEED ...]
+
+Variants: agent (both stages by agents, 2-D kernels), uniform, random, cem (the same with a control in both stages, at
+equal budgets and evaluations); channels, kernels (ablations: stage 1 decides one of both; `kernels` keeps all
+parameters for a dense runtime, so it has no bound on them); position, filter_position, element (other units).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows import ResultFile, print_rows, run_fields
+
+from tersenet import Target, data
+from tersenet.api import CompressOptions, Result, TrainOptions, compress, evaluate, train
+from tersenet.core.metrics import Metrics
+from tersenet.data import Data
+from tersenet.data.splits import Inputs, Source, TrainSplit
+from tersenet.measurement import measure_quality
+from tersenet.models.vgg import VGG, VGG16
+from tersenet.train import TrainConfig, fit
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "agent": {},
+    "uniform": {"agent": "uniform"},
+    "random": {"agent": "random"},
+    "cem": {"agent": "cem"},
+    "channels": {"prunes": "channels"},
+    "kernels": {"prunes": "kernels"},
+    "position": {"unit": "position"},
+    "filter_position": {"unit": "filter_position"},
+    "element": {"unit": "element"},
+}
+CONVERGED_TOP1 = 93.0
+CONVERGED_EPOCHS = 100
+FINETUNE_LEARNING_RATE = 0.02
+DISTILL_WEIGHT = 0.7
+
+
+class First:
+    """The first samples of a source."""
+
+    def __init__(self, source: Source, num_samples: int) -> None:
+        self._source = source
+        self.num_samples = min(num_samples, source.num_samples)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+        skip: int = 0,
+        first: int | None = None,
+    ) -> Iterator[tuple[Inputs, Any]]:
+        """As ``Source.batches``."""
+        left = max(0, self.num_samples - skip)
+        return self._source.batches(
+            batch_size,
+            shuffle_seed=shuffle_seed,
+            augment=augment,
+            skip=skip,
+            first=left if first is None else min(first, left),
+        )
+
+
+def vgg16_bn(width: float) -> nn.Module:
+    """VGG-16-BN for CIFAR-10 with every number of channels times ``width``; 14,724,042 parameters at 1."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for full in VGG16[:-1]:  # the last pool is the average pool
+        if full is None:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        wanted = round(full * width)
+        layers += [nn.Conv2d(channels, wanted, 3, padding=1, bias=False), nn.BatchNorm2d(wanted), nn.ReLU(inplace=True)]
+        channels = wanted
+    return VGG(nn.Sequential(*layers), nn.AvgPool2d(2), nn.Linear(channels, 10))
+
+
+def network_name(given: argparse.Namespace) -> str:
+    """``vgg16_bn_cifar`` and its width."""
+    return "vgg16_bn_cifar" + ("" if given.width == 1.0 else f"_x{given.width:g}")
+
+
+def opened(given: argparse.Namespace) -> Data:
+    """CIFAR-10, or as much of its training images as was asked for."""
+    cifar = replace(data.cifar10(given.data / "cifar10"), num_trial_samples=given.trial_images)
+    return replace(cifar, train=TrainSplit(First(cifar.train.source, given.images))) if given.images else cifar
+
+
+def trained_base(given: argparse.Namespace, cifar: Data) -> tuple[nn.Module, float]:
+    """The base and its accuracy on the test split."""
+    torch.manual_seed(0)
+    model = vgg16_bn(given.width)
+    options = TrainOptions(device=given.device, model_name=network_name(given))
+    result = train(
+        model,
+        data=cifar,
+        seed=0,
+        epochs=given.base_epochs,
+        out=given.work / f"base-{given.width:g}-{given.base_epochs}-{given.images}",
+        options=options,
+    )
+    assert result.metrics.top1 is not None
+    return model.eval(), result.metrics.top1
+
+
+def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: int) -> float:
+    """Accuracy of the base after the further epochs of a compressed network, trained and taught like that."""
+    model = vgg16_bn(given.width)
+    model.load_state_dict(base.state_dict())
+    stages = {"noise": given.noise_epochs, "prune": given.prune_epochs, "finetune": given.epochs}
+    for stage, epochs in stages.items():
+        fit(
+            model,
+            cifar.train,
+            cifar.search,
+            TrainConfig(
+                epochs=epochs,
+                batch_size=128,
+                learning_rate=FINETUNE_LEARNING_RATE,
+                distill_weight=DISTILL_WEIGHT,
+                device=given.device,
+                seed=seed,
+            ),
+            teacher=base,
+            checkpoint=given.work / f"twin-{given.width:g}-{seed}" / f"{stage}-{epochs}.pt",
+        )
+    top1 = measure_quality(model, cifar.test.source, TrainOptions().task, split="test", device=given.device).top1
+    assert top1 is not None
+    return top1
+
+
+def run_once(given: argparse.Namespace, cifar: Data, base: nn.Module, variant: str, seed: int, command: str) -> Result:
+    """One compression."""
+    bounds = {"max_size_ratio": given.max_size_ratio}
+    if variant != "kernels":
+        bounds["max_params_ratio"] = given.max_params_ratio
+    return compress(
+        base,
+        data=cifar,
+        target=Target(**bounds),
+        recipe="zhan2019",
+        seed=seed,
+        options=CompressOptions(
+            trials=given.trials,
+            finetune_epochs=given.epochs,
+            controls=(),
+            device=given.device,
+            out=given.work / f"{network_name(given)}-{variant}-{seed}",
+            model_name=network_name(given),
+            weights_saw_search=False,
+            command=command,
+            recipe_options={
+                "max_flops_ratio": given.max_flops_ratio,
+                "lower_bound": given.lower_bound,
+                "noise_epochs": given.noise_epochs,
+                "noise_learning_rate": FINETUNE_LEARNING_RATE,
+                "prune_epochs": given.prune_epochs,
+                "finetune_learning_rate": FINETUNE_LEARNING_RATE,
+                "distill_weight": DISTILL_WEIGHT,
+                **VARIANTS[variant],
+            },
+        ),
+    )
+
+
+def costs(metrics: Metrics, dense: Metrics, original_bytes: int) -> dict[str, object]:
+    """What is left of every cost."""
+    assert dense.macs is not None
+    assert dense.num_params is not None
+    return {
+        "macs_ratio": (metrics.macs or 0) / dense.macs,
+        "nonzero_macs_ratio": (metrics.nonzero_macs or metrics.macs or 0) / dense.macs,
+        "num_params": dense.num_params,
+        "params_ratio": (metrics.num_params or 0) / dense.num_params,
+        "nonzero_params_ratio": (metrics.num_nonzero or metrics.num_params or 0) / dense.num_params,
+        "size_bytes": metrics.size_bytes,
+        "compression_ratio": original_bytes / (metrics.size_bytes or 1),
+    }
+
+
+def rows_of(
+    given: argparse.Namespace, result: Result, cifar: Data, facts: dict[str, object]
+) -> list[dict[str, object]]:
+    """The row before stage 2, and that of the delivered network."""
+    run = result.run
+    first = run.first_stage
+    assert first is not None
+    stage = evaluate(
+        result.folder / "stage1" / "model.tersenet", vgg16_bn(given.width), data=cifar, device=given.device
+    )
+    seed = run.seed
+    shared = {**run_fields(run, seed=seed, epochs=given.epochs), **facts}
+    before: dict[str, object] = {
+        **shared,
+        "method": f"{facts['method']}-stage1",
+        "top1_untuned": first.untuned.top1,
+        "top1": stage.metrics.top1,
+        **costs(first.tuned, run.dense, run.original_bytes),
+        "finetune_epochs": given.prune_epochs,
+        "num_trials": len(first.trials),
+        "search_seconds": first.seconds["search"],
+    }
+    after: dict[str, object] = {
+        **shared,
+        "top1": run.compressed.top1,
+        **costs(run.compressed, run.dense, run.original_bytes),
+        "paper_ratio": run.paper_ratio,
+        "num_trials": len(run.trials),
+        "search_seconds": run.seconds.get("search"),
+        "finetune_seconds": run.seconds["finetune"],
+    }
+    return [before, after]
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder with cifar10/")
+    parser.add_argument("--work", type=Path, default=Path("runs/zhan2019"), help="folder for runs that can go on")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--width", type=float, default=0.5, help="channels over those of VGG-16")
+    parser.add_argument("--base-epochs", type=int, default=CONVERGED_EPOCHS)
+    parser.add_argument("--noise-epochs", type=int, default=10)
+    parser.add_argument("--prune-epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning after stage 2")
+    parser.add_argument("--trials", type=int, default=150, help="per stage")
+    parser.add_argument("--trial-images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
+    parser.add_argument("--max-params-ratio", type=float, default=1 / 8.7)
+    parser.add_argument("--max-flops-ratio", type=float, default=0.3)
+    parser.add_argument("--max-size-ratio", type=float, default=1 / 33)
+    parser.add_argument("--lower-bound", type=float, default=0.1, help="share of a group's channels that stays")
+    parser.add_argument("--jobs", nargs="*", default=["agent:0", "uniform:0"], help="VARIANT:SEED")
+    given = parser.parse_args()
+    if given.data is None:
+        parser.error("give --data, or set TERSENET_DATA")
+    given.data = Path(given.data)
+    for job in given.jobs:
+        if job.partition(":")[0] not in VARIANTS:
+            parser.error(f"--jobs {job}: the variants are {', '.join(VARIANTS)}")
+    return given
+
+
+def main() -> None:
+    """Run what is missing, print all rows."""
+    given = parsed()
+    command = "python benchmarks/zhan2019.py " + " ".join(sys.argv[1:])
+    file = ResultFile("zhan2019", command="python benchmarks/zhan2019.py")
+    cifar = opened(given)
+    base, base_top1 = trained_base(given, cifar)
+    for job in given.jobs:
+        variant, _, seed = job.partition(":")
+        facts: dict[str, object] = {
+            "network": network_name(given),
+            "method": "zhan2019" if variant == "agent" else f"zhan2019-{variant}",
+            "seed": int(seed),
+            "width": given.width,
+            "device": given.device,
+            "base_epochs": given.base_epochs,
+            "max_size_ratio": given.max_size_ratio,
+            "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,
+        }
+        if file.has(**facts):
+            continue
+        facts["top1_base"] = base_top1
+        facts["base_converged"] = given.base_epochs >= CONVERGED_EPOCHS and base_top1 >= CONVERGED_TOP1
+        facts["top1_before"] = dense_twin(given, cifar, base, int(seed))
+        result = run_once(given, cifar, base, variant, int(seed), command)
+        rows = rows_of(given, result, cifar, facts)
+        for row in rows:
+            file.add(row, seconds=sum(result.run.seconds.values()) / len(rows))
+    columns = ("network", "method", "seed", "base_converged", "top1_before", "top1_untuned", "top1", "params_ratio")
+    print_rows(file.rows, (*columns, "nonzero_params_ratio", "macs_ratio", "nonzero_macs_ratio", "compression_ratio"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""zhan2019 from end to end on the digits: both stages, exact bounds, and going on where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tersenet import Policy, Target, load
+from tersenet.api import CompressOptions, Result, apply, compress
+from tersenet.core.policy import KernelDecision, Linear
+from tersenet.core.summary import StageSummary
+from tersenet.data import Data
+from tersenet.errors import TargetError
+from tersenet.pack import read_info
+
+SMALL = Target(max_size_ratio=0.06, max_params_ratio=0.7)
+
+
+def options(out: Path | None = None, **recipe: object) -> CompressOptions:
+    fields: dict[str, object] = {"prune_trials": 11, "prune_epochs": 1, "noise_epochs": 2, "max_flops_ratio": 0.4}
+    return CompressOptions(
+        trials=11,
+        finetune_epochs=2,
+        out=out,
+        model_name="digits_cnn",
+        recipe_options=fields | recipe,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, digits: Data, _trained_digits_cnn: nn.Module) -> Result:
+    out = tmp_path_factory.mktemp("two_stages")
+    return compress(_trained_digits_cnn, data=digits, target=SMALL, recipe="zhan2019", seed=0, options=options(out))
+
+
+@pytest.mark.slow
+def test_both_stages_keep_their_bounds_and_the_network_still_knows_the_digits(run: Result) -> None:
+    first, compressed = run.run.first_stage, run.run.compressed
+    assert first is not None
+    assert compressed.num_params is not None
+    assert run.run.dense.num_params is not None
+    assert compressed.num_params <= 0.7 * run.run.dense.num_params
+    assert compressed.nonzero_macs is not None
+    assert run.run.dense.macs is not None
+    assert compressed.nonzero_macs <= 0.4 * run.run.dense.macs
+    assert first.tuned.nonzero_macs is not None
+    assert first.tuned.macs is not None
+    assert compressed.nonzero_macs <= first.tuned.nonzero_macs < first.tuned.macs == compressed.macs
+    assert (run.folder / "model.tersenet").stat().st_size <= 0.06 * run.run.original_bytes
+    assert run.target_reached
+    assert all(check.passed for check in run.run.checks)
+    assert compressed.top1 is not None
+    assert compressed.top1 > 75.0
+    assert any("have a weight that is not zero" in caveat for caveat in run.run.caveats)
+    assert "MACs of weights that are not zero" in run.summary()
+
+
+@pytest.mark.slow
+def test_each_stage_has_its_own_trials_agent_and_reward(run: Result) -> None:
+    first = run.run.first_stage
+    assert first is not None
+    own = [point for point in first.trials if point.method == "zhan2019-prune"]
+    assert len(own) == 11
+    assert {entry.method for entry in first.confirmed} == {"zhan2019-prune", "uniform", "random (warm-up)"}
+    assert all(0.3 < point.costs["nonzero_macs"] <= 0.4 for point in own)
+    # minus the error times a logarithm, over that of the whole cost
+    point = own[0]
+    macs = run.run.dense.macs
+    assert macs is not None
+    cost = torch.tensor(point.costs["nonzero_macs"] * macs).log() / torch.tensor(float(macs)).log()
+    assert point.reward == pytest.approx(-(1 - point.quality / 100) * float(cost), rel=1e-5)
+    assert {point.method for point in run.run.trials} == {"zhan2019", "uniform"}
+    assert {form.weight_bits for form in run.policy.storage.values() if isinstance(form, Linear)} <= set(range(2, 9))
+
+
+@pytest.mark.slow
+def test_the_first_stage_is_kept(run: Result, digits: Data, digits_cnn: nn.Module) -> None:
+    folder = run.folder / "stage1"
+    stage = StageSummary.model_validate_json((folder / "stage.json").read_text())
+    assert stage == run.run.first_stage
+    small = load(folder / "model.tersenet", digits_cnn)
+    for layer in stage.policy.kernels:
+        weight = small.get_parameter(f"{layer}.weight")
+        assert (weight == 0).any()
+        final = run.model.get_parameter(f"{layer}.weight")
+        assert final.shape == weight.shape
+        assert (final[weight == 0] == 0).all()  # what the first stage pruned is pruned
+    assert stage.policy.channels == run.policy.channels
+    assert stage.policy.kernels == run.policy.kernels
+    assert read_info(run.folder / "model.tersenet").policy.kernels == run.policy.kernels
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    run: Result, digits: Data, digits_cnn: nn.Module, tmp_path: Path
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    class Stops:
+        """Stops when the second stage has begun."""
+
+        def start(self, stage: str, total: int, *, done: int = 0) -> None:
+            if stage == "search zhan2019":
+                raise StoppedError
+
+        def update(self, stage: str, done: int, facts: dict[str, str]) -> None: ...
+        def finish(self, stage: str) -> None: ...
+        def note(self, text: str) -> None: ...
+
+    stopping = CompressOptions(**{**vars(options(tmp_path)), "progress": Stops()})
+    with pytest.raises(StoppedError):
+        compress(digits_cnn, data=digits, target=SMALL, recipe="zhan2019", seed=0, options=stopping)
+    again = compress(digits_cnn, data=digits, target=SMALL, recipe="zhan2019", seed=0, options=options(tmp_path))
+    assert again.policy == run.policy
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor)
+
+
+@pytest.mark.slow
+def test_the_delivered_policy_can_be_applied_without_what_was_learned(
+    run: Result, digits: Data, digits_cnn: nn.Module
+) -> None:
+    policy = Policy.model_validate(json.loads((run.folder / "policy.json").read_text()))
+    result = apply(digits_cnn, policy, data=digits, seed=0, options=CompressOptions(finetune_epochs=1))
+    assert result.run.compressed.macs == run.run.compressed.macs
+    assert result.run.compressed.nonzero_macs == pytest.approx(run.run.compressed.nonzero_macs, rel=0.1)
+    assert all(check.passed for check in result.run.checks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"prunes": "channels", "agent": "uniform"},
+        {"prunes": "kernels", "unit": "position", "agent": "random", "units_lower_bound": 0.3},
+        {"prunes": "both", "unit": "element", "agent": "cem", "criterion": "l1"},
+    ],
+)
+def test_ablations_and_controls_are_delivered_like_the_agents_network(
+    recipe: dict[str, object], digits: Data, digits_cnn: nn.Module
+) -> None:
+    target = Target(max_size_ratio=0.1)
+    few = options(None, **{**recipe, "max_flops_ratio": 0.5})
+    result = compress(digits_cnn, data=digits, target=target, recipe="zhan2019", seed=0, options=few)
+    assert result.target_reached
+    first = result.run.first_stage
+    assert first is not None
+    if recipe["prunes"] == "channels":
+        assert not result.policy.kernels
+        assert result.run.compressed.nonzero_macs is None
+    else:
+        assert {decision.unit for decision in result.policy.kernels.values()} == {recipe.get("unit", "kernel")}
+    if recipe["prunes"] == "kernels":
+        assert not result.policy.channels
+
+
+def test_a_hand_written_policy_that_was_not_learned_is_refused(digits: Data, digits_cnn: nn.Module) -> None:
+    decision = KernelDecision(unit="kernel", keep_ratio=0.5, criterion="information_dropout")
+    with pytest.raises(ValueError, match="zhan2019"):
+        apply(digits_cnn, Policy(kernels={"conv3": decision}), data=digits, seed=0)
+
+
+def test_what_cannot_be_reached_is_refused_before_anything_is_trained(digits: Data, digits_cnn: nn.Module) -> None:
+    few = options(prunes="kernels", units_lower_bound=0.5)
+    with pytest.raises(TargetError, match=r"max_flops_ratio=0\.4"):
+        compress(digits_cnn, data=digits, target=Target(max_size_ratio=0.1), recipe="zhan2019", seed=0, options=few)

@@ -1,0 +1,101 @@
+"""zhan2019: what its first stage is given, proposes and is rewarded for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tersenet import recipes
+from tersenet.core.metrics import Evaluation, Metrics
+from tersenet.core.policy import Policy
+from tersenet.core.progress import Silent
+from tersenet.envs import Budget, JointSpace, Limit, channel_space
+from tersenet.errors import SearchError
+from tersenet.graph import masked_cost_table, trace
+from tersenet.models import build
+from tersenet.recipes import Problem, make_decisions
+from tersenet.search import Study, candidates, run_method
+
+
+def a_problem() -> Problem:
+    torch.manual_seed(0)
+    graph = trace(build("digits_cnn"), torch.randn(2, 1, 8, 8))
+    layers = tuple(layer.name for layer in graph.layers[:-1])
+    channels = channel_space(graph, prune_residual=False)
+    num = channels.num_decisions + len(layers)
+    space = JointSpace(
+        channels=channels,
+        steps=np.full(len(layers), 20, dtype=np.int64),
+        fewest=np.full(len(layers), 2, dtype=np.int64),
+        order=np.random.default_rng(0).permutation(num).astype(np.int64),
+        unit="kernel",
+        unit_criterion="l1",
+    )
+    table = masked_cost_table(graph, "macs", layers, unit="kernel", steps=space.steps)
+    limit = Limit(kind="nonzero_macs", table=table, maximum=0.3 * graph.macs, original=float(graph.macs))
+    return Problem(graph=graph, space=space, budget=Budget(limits=(limit,)), seed=0, layers=layers)
+
+
+class KeptKernels:
+    """Rewards what stays inside one layer."""
+
+    signature: dict[str, str] = {}  # noqa: RUF012
+
+    def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
+        kept = policy.kernels["conv4"].keep_ratio if "conv4" in policy.kernels else 1.0
+        return Evaluation(metrics=Metrics(top1=100.0 * (kept or 0.0)), seconds=0.0)
+
+    confirm = evaluate
+
+
+@pytest.mark.parametrize("agent", ["ddpg", "uniform", "random", "cem"])
+def test_every_policy_of_the_first_stage_keeps_its_bound(agent: str, tmp_path: Path) -> None:
+    problem = a_problem()
+    recipe = recipes.get("zhan2019")
+    config = recipe.configure({"trials": 12, "agent": agent, "prune_decoder": "wall"})
+    assert isinstance(config, recipes.zhan2019.Zhan2019Config)
+    assert recipe.build_first is not None
+    method = recipe.build_first(problem, config.of_stage_1())
+    with Study(tmp_path / "s.sqlite", identity={}) as study:
+        trials = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
+    assert method.name == "zhan2019-prune"
+    assert len(trials) == (1 if agent == "uniform" else 12)
+    decisions = make_decisions(problem, config)
+    (limit,) = problem.budget.limits
+    for trial in candidates(trials):
+        cost = limit.table.cost(problem.space.whole(decisions.counts(trial.policy)))
+        assert 0.25 * limit.original < cost <= limit.maximum
+        assert trial.evaluation is not None
+        error = 1.0 - trial.evaluation.metrics.quality / 100.0
+        assert trial.reward == pytest.approx(-error * math.log(cost) / math.log(limit.original))
+
+
+def test_observations_tell_groups_from_layers() -> None:
+    problem = a_problem()
+    assert isinstance(problem.space, JointSpace)
+    env = recipes.make_env(problem, recipes.ChannelConfig(), decoder="level")
+    is_layer = np.array([point.kind == "kernels" for point in env.points])
+    np.testing.assert_array_equal(env.features[:, 0], is_layer)
+    assert (env.features >= 0).all()
+    assert (env.features <= 1).all()
+    assert not env.features[is_layer, 1:12].any()  # those of groups
+    assert not env.features[~is_layer, 12:].any()
+
+
+def test_a_metric_of_the_users_own_is_the_reward_itself() -> None:
+    problem, recipe = a_problem(), recipes.get("zhan2019")
+    assert recipe.build_first is not None
+    method = recipe.build_first(problem, recipe.configure({"trials": 4}))
+    evaluation = Evaluation(metrics=Metrics(score=0.5, score_name="iou"), seconds=0.0)
+    assert method.reward(evaluation, Policy()) == pytest.approx(0.005)
+
+
+def test_one_bit_and_a_fixed_cut_are_refused() -> None:
+    recipe = recipes.get("zhan2019")
+    for option in ({"fewest": 1}, {"pruning_ratio": 0.3}, {"repair": "reconstruct"}):
+        with pytest.raises(SearchError):
+            recipe.configure(dict(option))
