@@ -66,7 +66,9 @@ def test_counts_become_policies_and_back() -> None:
 
 
 @pytest.mark.parametrize("unit", ["kernel", "position", "filter_position", "element"])
-@pytest.mark.parametrize("name", ["plain", "grouped_conv", "depthwise"])
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("grouped_conv", "depthwise"))]
+)
 def test_masked_costs_are_those_of_really_pruned_networks(name: str, unit: KernelUnit) -> None:
     model, inputs = build(name), example_inputs(name)
     graph = trace(model, inputs)

@@ -149,7 +149,10 @@ def test_crops_take_dilation_and_missing_padding_into_account() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("name", ["plain", "depthwise", "grouped_conv", "residual", "mlp"])
+@pytest.mark.parametrize(
+    "name",
+    ["grouped_conv", *(pytest.param(n, marks=pytest.mark.slow) for n in ("plain", "depthwise", "residual", "mlp"))],
+)
 def test_cut_and_zeroed_networks_agree(name: str, unit: KernelUnit) -> None:
     model, inputs = build(name).double(), example_inputs(name)
     graph = trace(model, inputs)
