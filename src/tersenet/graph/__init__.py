@@ -1,7 +1,9 @@
 """From a live network to a ``ModelGraph``: layers, costs, and the channels that must be cut together."""
 
-from tersenet.graph.cost import QuadraticCost, cost_table
-from tersenet.graph.export import duplicate, unwrapped
+from tersenet.graph.cost import QuadraticCost, cost_table, prunable_ratio
+from tersenet.graph.diverge import diverging_line
+from tersenet.graph.export import duplicate, tensors_in, unwrapped
+from tersenet.graph.lines import line_of_error
 from tersenet.graph.lock import lock
 from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Role, TensorInfo, Width
 from tersenet.graph.trace import trace
@@ -16,8 +18,12 @@ __all__ = [
     "TensorInfo",
     "Width",
     "cost_table",
+    "diverging_line",
     "duplicate",
+    "line_of_error",
     "lock",
+    "prunable_ratio",
+    "tensors_in",
     "trace",
     "unwrapped",
 ]

@@ -75,7 +75,7 @@ def plan_for(model: nn.Module, graph: ModelGraph, kept: Mapping[str, tuple[int, 
         for member in group.members:
             key = (member.tensor, member.axis)
             mask = stays.setdefault(key, np.ones(shapes[member.tensor][member.axis], dtype=np.bool_))
-            mask[np.asarray(member.positions, dtype=np.int64)[removed].reshape(-1)] = False
+            mask[member.places[removed].reshape(-1)] = False
     numbers: dict[bytes, int] = {}
     keeps: list[tuple[int, ...]] = []
     cuts: list[Cut] = []
