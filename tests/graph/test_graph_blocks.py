@@ -59,6 +59,28 @@ def test_neighbours_that_are_compared_go_together() -> None:
     assert positions(graph, "block.conv", "last.weight", 1)[3] == (3,)
 
 
+def test_a_parameter_per_channel_follows_channels_that_are_also_spread_over_positions() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.scale, self.last = (
+                nn.Conv2d(3, 16, 1),
+                nn.Parameter(torch.ones(4, 1, 1)),
+                nn.Conv2d(4, 5, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, _, rows, columns = x.shape
+            x = self.first(x).view(batch, -1, 2, 2, rows, columns).permute(0, 1, 4, 2, 5, 3)
+            x = x.reshape(batch, -1, 2 * rows, 2 * columns) * self.scale
+            result: Tensor = self.last(x)
+            return result
+
+    graph = check(randomize(Scaled(), seed=0).eval(), MAPS)
+    assert positions(graph, "first", "first.weight", 0)[1] == (4, 5, 6, 7)
+    assert positions(graph, "first", "scale", 0)[1] == (1,)
+
+
 def test_a_window_of_a_channel_is_nine_columns() -> None:
     graph = trace(Framed("unfolded"), MAPS)
     assert positions(graph, "stem", "block.mix.weight", 1)[2] == tuple(range(18, 27))

@@ -1,8 +1,9 @@
 """From a live network to a ``ModelGraph``: layers, costs, and the channels that must be cut together."""
 
+from tersenet.graph.copying import duplicate
 from tersenet.graph.cost import QuadraticCost, cost_table, prunable_ratio
 from tersenet.graph.diverge import diverging_line
-from tersenet.graph.export import duplicate, tensors_in, unwrapped
+from tersenet.graph.export import tensors_in, unwrapped
 from tersenet.graph.lines import line_of_error
 from tersenet.graph.lock import lock
 from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Role, TensorInfo, Width

@@ -185,23 +185,23 @@ def channel_groups(book: LabelBook, atoms: Atoms, owners: dict[str, str]) -> tup
     order = {layer: place for place, layer in enumerate(book.producer_order)}
     solved = _Solved(axes, atoms, owners, order)
     usage = _usage(axes, int(atoms.atom_of.max()) + 1)
+    usage.sort_indices()
+    ends = usage.indptr.tolist()
     makers = _makers(solved)
-    buckets: dict[tuple[tuple[str, ...], bool, bytes, bytes], list[int]] = {}
+    buckets: dict[tuple[bool, bytes, bytes], list[int]] = {}
     for atom in _atoms_in_order(axes, makers):
-        start, end = usage.indptr[atom], usage.indptr[atom + 1]
-        columns, counts = usage.indices[start:end], usage.data[start:end]
-        ascending = np.argsort(columns)
-        columns, counts = columns[ascending], counts[ascending]
-        layers = dict.fromkeys(makers[column] for column in columns.tolist() if column in makers)
-        producers = tuple(sorted(layers, key=order.__getitem__))
-        key = (producers, atom in atoms.reasons, columns.tobytes(), counts.tobytes())
+        place = slice(ends[atom], ends[atom + 1])
+        key = (atom in atoms.reasons, usage.indices[place].tobytes(), usage.data[place].tobytes())
         buckets.setdefault(key, []).append(atom)
     numbers: Counter[str] = Counter()
     groups = []
-    for (producers, *_), members in buckets.items():
+    for (_, columns, _), members in buckets.items():
+        touched = np.frombuffer(columns, dtype=usage.indices.dtype).tolist()
+        layers = dict.fromkeys(makers[column] for column in touched if column in makers)
+        producers = tuple(sorted(layers, key=order.__getitem__))
         numbers[producers[0]] += 1
         suffix = f"#{numbers[producers[0]]}" if numbers[producers[0]] > 1 else ""
-        groups.append(_group(producers[0] + suffix, members, producers, solved))
+        groups.append(_group(producers[0] + suffix, members, producers, [axes[column] for column in touched], solved))
     return tuple(sorted(groups, key=lambda group: order[group.producers[0]]))
 
 
@@ -245,24 +245,22 @@ def _atoms_in_order(axes: Sequence[_Axis], makers: dict[int, str]) -> Iterable[i
     return seen
 
 
-def _group(group_id: str, atoms: list[int], producers: tuple[str, ...], solved: _Solved) -> ChannelGroup:
+def _group(
+    group_id: str, atoms: list[int], producers: tuple[str, ...], touched: list[_Axis], solved: _Solved
+) -> ChannelGroup:
     channel_of = np.full(int(solved.atoms.atom_of.max()) + 1, -1, dtype=np.int64)
     channel_of[atoms] = np.arange(len(atoms))
-    members = []
-    for axis in solved.axes:
-        positions = _positions(np.where(axis.atoms >= 0, channel_of[axis.atoms], -1), len(atoms))
-        if positions is not None:
-            layer = solved.owners.get(axis.tensor, "")
-            members.append(
-                Member(
-                    tensor=axis.tensor,
-                    axis=axis.axis,
-                    positions=positions,
-                    role=axis.role,
-                    layer=layer,
-                    scales=axis.scales,
-                )
-            )
+    members = [
+        Member(
+            tensor=axis.tensor,
+            axis=axis.axis,
+            positions=_positions(np.where(axis.atoms >= 0, channel_of[axis.atoms], -1), len(atoms)),
+            role=axis.role,
+            layer=solved.owners.get(axis.tensor, ""),
+            scales=axis.scales,
+        )
+        for axis in touched
+    ]
     reasons = _distinct(solved.atoms.reasons, atoms)
     if not reasons and len(atoms) == 1:
         reasons = [
@@ -289,11 +287,8 @@ def _joined_text(reasons: list[str]) -> str:
     return "; ".join(reasons[:_MAX_REASONS]) + ("; ..." if len(reasons) > _MAX_REASONS else "")
 
 
-def _positions(channels: NDArray[np.int64], count: int) -> tuple[tuple[int, ...], ...] | None:
-    """Positions of each channel along one axis; None if the group has none there."""
+def _positions(channels: NDArray[np.int64], count: int) -> tuple[tuple[int, ...], ...]:
+    """Positions of each channel along one axis; all channels have equally many."""
     where = np.flatnonzero(channels >= 0)
-    if not where.size:
-        return None
     order = where[np.argsort(channels[where], kind="stable")]
-    ends = np.cumsum(np.bincount(channels[where], minlength=count))[:-1]
-    return tuple(tuple(part.tolist()) for part in np.split(order, ends))
+    return tuple(map(tuple, order.reshape(count, -1).tolist()))

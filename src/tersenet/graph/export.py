@@ -7,7 +7,6 @@ is called by its first one.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import io
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tersenet.errors import ModelError, TraceError
+from tersenet.graph.copying import duplicate, one_line
 from tersenet.graph.lines import line_of_error
 from tersenet.graph.model_graph import TensorInfo
 
@@ -77,21 +77,6 @@ def first_names(model: nn.Module) -> dict[int, str]:
     for name, tensor in all_tensors(model):
         names.setdefault(id(tensor), name)
     return names
-
-
-def duplicate(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
-    """A deep copy.
-
-    Raises:
-        ModelError: the module holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model, memo if memo is not None else {})
-    except Exception as error:
-        raise ModelError(
-            f"The model cannot be copied: {_one_line(error)}. Modules must survive copy.deepcopy; a tensor that was "
-            "computed with gradients and kept as an attribute does not (detach it, or delete it first)."
-        ) from error
 
 
 def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Exported:
@@ -221,14 +206,9 @@ def _tensor_infos(model: nn.Module, first: dict[int, str]) -> tuple[TensorInfo, 
     return tuple(infos)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
-
-
 def _cause(error: BaseException) -> str:
     """The error in one line, with the last line of the forward that is not torch's own."""
-    message = f"{type(error).__name__}: {_one_line(error)}."
+    message = f"{type(error).__name__}: {one_line(error)}."
     line = line_of_error(error.__traceback__)
     if line:
         message += f" It comes from {line}"

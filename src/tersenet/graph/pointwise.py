@@ -33,7 +33,7 @@ def pointwise(book: LabelBook, operands: Sequence[Value], shape: tuple[int, ...]
     for labels, sizes in aligned:
         spread = [varies and own == 1 < size for varies, own, size in zip(varying, sizes, shape, strict=True)]
         has_channels = bool((labels > 0).any())
-        if has_channels and any(spread):
+        if has_channels and any(spread) and labels.size == 1:
             book.pin(labels, f"a single channel is spread over many ({book.where})")
             continue
         says_nothing = all(own == 1 for own, varies in zip(sizes, varying, strict=True) if varies)
