@@ -213,6 +213,9 @@ def test_every_output_position_of_every_layer_belongs_to_one_group(name: str) ->
     [
         (lambda x: x.sort(dim=1)[0], "operator sort is not understood"),
         (lambda x: x.softmax(dim=1), "every channel depends on all others"),
+        (lambda x: F.linear(x.flatten(2), torch.ones(64, 64)).view_as(x), "weight is computed in the forward"),
+        (lambda x: x[:, torch.arange(8).flip(0)], "picked by their position"),
+        (lambda x: x.view(2, 2, 4, 8, 8)[:, :, 0].repeat(1, 4, 1, 1), "all its channels are tied"),
         (lambda x: x - x.mean(dim=1, keepdim=True), "reduced over the channel axis"),
         (lambda x: torch.einsum("bchw,dc->bdhw", x, torch.ones(8, 8)), "product that is not a convolution"),
         (lambda x: F.group_norm(x, 2), "statistics of group_norm run over channels"),

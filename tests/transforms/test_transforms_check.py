@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,11 @@ def test_sizes_written_into_the_forward_lock_their_groups_with_the_reason() -> N
     verified = verify_groups(model, graph, IMAGES)
     assert [g.group_id for g in verified.channel_groups if g.prunable] == ["one"]
     assert "shape '[2, 8, 64]' is invalid" in verified.group("two").reason
+    assert "test_transforms_check.py: x = self.three(x.view(x.size(0), 8, 64)" in verified.group("two").reason
+    # the line that divides by a number of channels
+    line = 1 + Path(__file__).read_text().splitlines().index("        result: Tensor = self.last(x / x.shape[1])")
     assert "changed the outputs" in verified.group("three").reason
+    assert f"(test_transforms_check.py:{line})" in verified.group("three").reason
 
 
 def test_a_right_cut_differs_by_rounding_only_and_a_wrong_one_by_much() -> None:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tersenet.core.registry import Registry
@@ -31,7 +33,7 @@ class MemberView:
     axis: int
     """Axis along which the channels lie."""
 
-    positions: tuple[tuple[int, ...], ...]
+    positions: Sequence[Sequence[int]] | NDArray[np.int64]
     """For each channel of the group, its positions on that axis, all of the same length."""
 
     norm_scale: Tensor | None
@@ -51,7 +53,7 @@ class MemberView:
 
     def position_index(self) -> Tensor:
         """``positions`` as integers, shape (C, P), on the weight's device."""
-        return torch.tensor(self.positions, dtype=torch.int64, device=self.weight.device)
+        return torch.from_numpy(np.asarray(self.positions, dtype=np.int64)).to(self.weight.device)
 
 
 class Criterion(Protocol):

@@ -1,7 +1,10 @@
 """From a live network to a ``ModelGraph``: layers, costs, and the channels that must be cut together."""
 
-from tersenet.graph.cost import QuadraticCost, cost_table
-from tersenet.graph.export import duplicate, unwrapped
+from tersenet.graph.copying import duplicate
+from tersenet.graph.cost import QuadraticCost, cost_table, prunable_ratio
+from tersenet.graph.diverge import diverging_line
+from tersenet.graph.export import tensors_in, unwrapped
+from tersenet.graph.lines import line_of_error
 from tersenet.graph.lock import lock
 from tersenet.graph.masked_cost import ChannelCost, MaskedCost, masked_cost_table
 from tersenet.graph.model_graph import ChannelGroup, Layer, Member, ModelGraph, Operator, Role, TensorInfo, Width
@@ -20,9 +23,13 @@ __all__ = [
     "TensorInfo",
     "Width",
     "cost_table",
+    "diverging_line",
     "duplicate",
+    "line_of_error",
     "lock",
     "masked_cost_table",
+    "prunable_ratio",
+    "tensors_in",
     "trace",
     "unwrapped",
 ]

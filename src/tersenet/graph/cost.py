@@ -89,6 +89,17 @@ def cost_table(
     return QuadraticCost(quadratic, tuple(products), num_groups)
 
 
+def prunable_ratio(graph: ModelGraph, kind: CostKind) -> float:
+    """Share of a cost that lies in channels that may be cut, in [0, 1]; one channel of each group stays all the same.
+
+    An element of a weight counts if its output channel or its input channel may be cut.
+    """
+    table = cost_table(graph, kind)
+    whole = np.array([group.num_channels for group in graph.channel_groups], dtype=np.int64)
+    locked = np.array([0 if group.prunable else group.num_channels for group in graph.channel_groups], dtype=np.int64)
+    return 1.0 - table.cost(locked) / table.cost(whole) if graph.layers else 0.0
+
+
 def _factors(graph: ModelGraph, kind: CostKind, bytes_per_element: Mapping[str, float] | float) -> dict[str, float]:
     """What one element of each tensor costs."""
     if kind == "params":

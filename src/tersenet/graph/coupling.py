@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tersenet.graph.labels import Edges, LabelBook, Labels
+from tersenet.graph.labels import Edges, LabelBook, Labels, Pin
 from tersenet.graph.model_graph import ChannelGroup, Member, Role, Width
 
 _ONE_CHANNEL = "one channel only, and one must always stay"
@@ -37,6 +37,9 @@ class Atoms:
     joined_by: dict[int, frozenset[str]]
     """Operators that tied different layers, by atom."""
 
+    inexact: dict[int, tuple[str, ...]]
+    """Atoms that may be removed, but not with the result of zeroing them, and why."""
+
 
 def solve(book: LabelBook) -> Atoms:
     """Close the book: find what is equal, what has to stay, and where plain parameters are cut."""
@@ -45,7 +48,7 @@ def solve(book: LabelBook) -> Atoms:
     while _settle_splits(book, atom_of):
         atom_of = _components(book)
     _settle_plain(book, atom_of)
-    return Atoms(atom_of, _reasons(book, atom_of), _joined(book, atom_of))
+    return Atoms(atom_of, _reasons(book.pins, atom_of), _joined(book, atom_of), _reasons(book.inexact, atom_of))
 
 
 def _tie_shared(book: LabelBook) -> None:
@@ -79,7 +82,8 @@ def _varying_axes(atoms: Labels) -> list[int]:
 def _settle_splits(book: LabelBook, atom_of: Labels) -> bool:
     """A channel axis viewed as several axes can shrink along one of them only.
 
-    Where nothing else says which, it is the last one: the number of parts (groups of a shuffle) is a constant.
+    It is the one that the forward gives as -1. Where nothing says which, it is the last one: the number of parts
+    (groups of a shuffle) is a constant.
     """
     before = len(book.edges)
     first_label = np.unique(atom_of, return_index=True)[1]
@@ -88,7 +92,7 @@ def _settle_splits(book: LabelBook, atom_of: Labels) -> bool:
         labels = np.where(split.labels > 0, first_label[atom_of[np.maximum(split.labels, 0)]], split.labels)
         varying = _varying_axes(labels)
         book.where = split.where
-        shrinking = [labels.ndim - 1] if split.only_last else varying[-1:]
+        shrinking = varying[-1:] if split.shrinks is None else [labels.ndim + split.shrinks]
         for axis in [axis for axis in varying if axis not in shrinking]:
             labels = book.tie_along(labels, axis, "view")
     return len(book.edges) > before
@@ -105,9 +109,9 @@ def _settle_plain(book: LabelBook, atom_of: Labels) -> None:
             book.use(tensor, axis, np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0], "follower")
 
 
-def _reasons(book: LabelBook, atom_of: Labels) -> dict[int, tuple[str, ...]]:
+def _reasons(pins: Sequence[Pin], atom_of: Labels) -> dict[int, tuple[str, ...]]:
     reasons: dict[int, dict[str, None]] = {}
-    for pin in book.pins:
+    for pin in pins:
         for atom in np.unique(atom_of[pin.labels]).tolist():
             reasons.setdefault(atom, {})[pin.reason] = None
     return {atom: tuple(found) for atom, found in reasons.items()}
@@ -181,23 +185,23 @@ def channel_groups(book: LabelBook, atoms: Atoms, owners: dict[str, str]) -> tup
     order = {layer: place for place, layer in enumerate(book.producer_order)}
     solved = _Solved(axes, atoms, owners, order)
     usage = _usage(axes, int(atoms.atom_of.max()) + 1)
+    usage.sort_indices()
+    ends = usage.indptr.tolist()
     makers = _makers(solved)
-    buckets: dict[tuple[tuple[str, ...], bool, bytes, bytes], list[int]] = {}
+    buckets: dict[tuple[bool, bytes, bytes], list[int]] = {}
     for atom in _atoms_in_order(axes, makers):
-        start, end = usage.indptr[atom], usage.indptr[atom + 1]
-        columns, counts = usage.indices[start:end], usage.data[start:end]
-        ascending = np.argsort(columns)
-        columns, counts = columns[ascending], counts[ascending]
-        layers = dict.fromkeys(makers[column] for column in columns.tolist() if column in makers)
-        producers = tuple(sorted(layers, key=order.__getitem__))
-        key = (producers, atom in atoms.reasons, columns.tobytes(), counts.tobytes())
+        place = slice(ends[atom], ends[atom + 1])
+        key = (atom in atoms.reasons, usage.indices[place].tobytes(), usage.data[place].tobytes())
         buckets.setdefault(key, []).append(atom)
     numbers: Counter[str] = Counter()
     groups = []
-    for (producers, *_), members in buckets.items():
+    for (_, columns, _), members in buckets.items():
+        touched = np.frombuffer(columns, dtype=usage.indices.dtype).tolist()
+        layers = dict.fromkeys(makers[column] for column in touched if column in makers)
+        producers = tuple(sorted(layers, key=order.__getitem__))
         numbers[producers[0]] += 1
         suffix = f"#{numbers[producers[0]]}" if numbers[producers[0]] > 1 else ""
-        groups.append(_group(producers[0] + suffix, members, producers, solved))
+        groups.append(_group(producers[0] + suffix, members, producers, [axes[column] for column in touched], solved))
     return tuple(sorted(groups, key=lambda group: order[group.producers[0]]))
 
 
@@ -241,25 +245,23 @@ def _atoms_in_order(axes: Sequence[_Axis], makers: dict[int, str]) -> Iterable[i
     return seen
 
 
-def _group(group_id: str, atoms: list[int], producers: tuple[str, ...], solved: _Solved) -> ChannelGroup:
+def _group(
+    group_id: str, atoms: list[int], producers: tuple[str, ...], touched: list[_Axis], solved: _Solved
+) -> ChannelGroup:
     channel_of = np.full(int(solved.atoms.atom_of.max()) + 1, -1, dtype=np.int64)
     channel_of[atoms] = np.arange(len(atoms))
-    members = []
-    for axis in solved.axes:
-        positions = _positions(np.where(axis.atoms >= 0, channel_of[axis.atoms], -1), len(atoms))
-        if positions is not None:
-            layer = solved.owners.get(axis.tensor, "")
-            members.append(
-                Member(
-                    tensor=axis.tensor,
-                    axis=axis.axis,
-                    positions=positions,
-                    role=axis.role,
-                    layer=layer,
-                    scales=axis.scales,
-                )
-            )
-    reasons = list(dict.fromkeys(reason for atom in atoms for reason in solved.atoms.reasons.get(atom, ())))
+    members = [
+        Member(
+            tensor=axis.tensor,
+            axis=axis.axis,
+            positions=_positions(np.where(axis.atoms >= 0, channel_of[axis.atoms], -1), len(atoms)),
+            role=axis.role,
+            layer=solved.owners.get(axis.tensor, ""),
+            scales=axis.scales,
+        )
+        for axis in touched
+    ]
+    reasons = _distinct(solved.atoms.reasons, atoms)
     if not reasons and len(atoms) == 1:
         reasons = [
             _ONE_CHANNEL if all(len(m.positions[0]) == 1 for m in members if m.role == "producer") else _ALL_TIED
@@ -270,17 +272,23 @@ def _group(group_id: str, atoms: list[int], producers: tuple[str, ...], solved: 
         num_channels=len(atoms),
         members=tuple(members),
         prunable=not reasons,
-        reason="; ".join(reasons[:_MAX_REASONS]) + ("; ..." if len(reasons) > _MAX_REASONS else ""),
+        reason=_joined_text(reasons),
+        inexact="" if reasons else _joined_text(_distinct(solved.atoms.inexact, atoms)),
         joined_by=tuple(sorted(joined)),
         producers=producers,
     )
 
 
-def _positions(channels: NDArray[np.int64], count: int) -> tuple[tuple[int, ...], ...] | None:
-    """Positions of each channel along one axis; None if the group has none there."""
+def _distinct(reasons: dict[int, tuple[str, ...]], atoms: list[int]) -> list[str]:
+    return list(dict.fromkeys(reason for atom in atoms for reason in reasons.get(atom, ())))
+
+
+def _joined_text(reasons: list[str]) -> str:
+    return "; ".join(reasons[:_MAX_REASONS]) + ("; ..." if len(reasons) > _MAX_REASONS else "")
+
+
+def _positions(channels: NDArray[np.int64], count: int) -> tuple[tuple[int, ...], ...]:
+    """Positions of each channel along one axis; all channels have equally many."""
     where = np.flatnonzero(channels >= 0)
-    if not where.size:
-        return None
     order = where[np.argsort(channels[where], kind="stable")]
-    ends = np.cumsum(np.bincount(channels[where], minlength=count))[:-1]
-    return tuple(tuple(part.tolist()) for part in np.split(order, ends))
+    return tuple(map(tuple, order.reshape(count, -1).tolist()))

@@ -7,19 +7,22 @@ is called by its first one.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+import functools
 import io
 import logging
-import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
 from tersenet.errors import ModelError, TraceError
+from tersenet.graph.copying import duplicate, one_line
+from tersenet.graph.lines import line_of_error
 from tersenet.graph.model_graph import TensorInfo
 
 _STATISTICS = ("running_mean", "running_var")
@@ -43,6 +46,9 @@ class Exported:
     tensors: tuple[TensorInfo, ...]
 
     inputs: tuple[Tensor, ...]
+
+    num_outputs: int
+    """How many of the graph's outputs are the model's; the others keep layers alive whose output nobody reads."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -73,35 +79,21 @@ def first_names(model: nn.Module) -> dict[int, str]:
     return names
 
 
-def duplicate(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
-    """A deep copy.
-
-    Raises:
-        ModelError: the module holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model, memo if memo is not None else {})
-    except Exception as error:
-        raise ModelError(
-            f"The model cannot be copied: {_one_line(error)}. Modules must survive copy.deepcopy; a tensor that was "
-            "computed with gradients and kept as an attribute does not (detach it, or delete it first)."
-        ) from error
-
-
-def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Exported:
-    """Export a copy of ``model`` in eval mode.
+def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Exported:
+    """Export a copy of ``model`` in eval mode; if ``training`` is set, in training mode and with no layer left out.
 
     Raises:
         ModelError: the model or the inputs are not what they should be.
         TraceError: the forward pass cannot be exported; the message names the line.
     """
     live = unwrapped(model)
-    trial = duplicate(live).eval()
+    trial = duplicate(live).train(training)
     for module in trial.modules():
         # hooks that keep activations would hand out the tracer's stand-ins to the user
         module._forward_hooks.clear()
         module._backward_hooks.clear()
     inputs = _prepared(trial, example_inputs)
+    num_outputs = _flatten_outputs(trial, keep_all=training)
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(trial, inputs, strict=False)
@@ -119,7 +111,47 @@ def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
         modules=_owners(trial, first),
         tensors=_tensor_infos(trial, first),
         inputs=inputs,
+        num_outputs=num_outputs[-1],
     )
+
+
+def tensors_in(made: object) -> list[Tensor]:
+    """The tensors in what a forward returned, in order: tuples, lists, dicts and data classes, nested at will."""
+    if isinstance(made, Tensor):
+        return [made]
+    if dataclasses.is_dataclass(made) and not isinstance(made, type):
+        made = [getattr(made, field.name) for field in dataclasses.fields(made)]
+    elif isinstance(made, Mapping):
+        made = list(made.values())
+    elif isinstance(made, SimpleNamespace):
+        made = list(vars(made).values())
+    return [tensor for part in made for tensor in tensors_in(part)] if isinstance(made, list | tuple) else []
+
+
+def _flatten_outputs(model: nn.Module, *, keep_all: bool) -> list[int]:
+    """Let the forward return its tensors in one tuple, since the exporter refuses data classes.
+
+    Args:
+        keep_all: add behind them what each layer makes, so that the exporter drops none.
+
+    Returns:
+        A list that receives the number of the model's own outputs at each call.
+    """
+    forward, made_inside, num_outputs = model.forward, list[Tensor](), list[int]()
+
+    @functools.wraps(forward)
+    def flat(*args: object, **kwargs: object) -> tuple[Tensor, ...]:
+        made_inside.clear()
+        made = tensors_in(forward(*args, **kwargs))
+        num_outputs.append(len(made))
+        return (*made, *made_inside)
+
+    if keep_all:
+        for module in model.modules():
+            if module._parameters:
+                module.register_forward_hook(lambda _, __, made: made_inside.extend(tensors_in(made)))
+    model.forward = flat  # type: ignore[method-assign]
+    return num_outputs
 
 
 @contextmanager
@@ -174,18 +206,12 @@ def _tensor_infos(model: nn.Module, first: dict[int, str]) -> tuple[TensorInfo, 
     return tuple(infos)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
-
-
 def _cause(error: BaseException) -> str:
     """The error in one line, with the last line of the forward that is not torch's own."""
-    message = f"{type(error).__name__}: {_one_line(error)}."
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and f.name == "forward"]
-    if own:
-        message += f" It comes from line {own[-1].lineno} of {own[-1].filename}: {own[-1].line}"
+    message = f"{type(error).__name__}: {one_line(error)}."
+    line = line_of_error(error.__traceback__)
+    if line:
+        message += f" It comes from {line}"
     if "data-dependent" in str(error) or "GuardOnDataDependent" in type(error).__name__:
         message += " (the forward decides by the values of a tensor, which cannot be traced; make it unconditional)"
     return message

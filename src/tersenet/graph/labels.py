@@ -78,8 +78,8 @@ class Split(NamedTuple):
 
     where: str
 
-    only_last: bool
-    """Whether only the last of the new axes may shrink."""
+    shrinks: int | None
+    """Which of the new axes may shrink, from the end (-1 is the last); None if ties decide."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,12 @@ class LabelBook:
 
     producer_order: list[str] = field(default_factory=list)
     """Layers that issued labels, in order of execution."""
+
+    cut_norms: bool = False
+    """Whether channels may be cut whose statistics run over channels."""
+
+    inexact: list[Pin] = field(default_factory=list)
+    """Channels that may be cut although removing them is not the same as zeroing them, and why."""
 
     where: str = ""
     """The operator at work, for reasons."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tersenet.graph.labels import FIXED, LabelBook, Labels, Value
+from tersenet.graph.labels import FIXED, LabelBook, Labels, Pin, Value
 from tersenet.graph.model_graph import Layer
 from tersenet.graph.pointwise import along_axis, fixed
 
@@ -95,6 +95,9 @@ def _tied_groups(book: LabelBook, labels: Labels, groups: int) -> Labels:
 def apply_layer(book: LabelBook, call: LayerCall, value: Value) -> Value:
     """Record what a layer consumes and issue the labels of what it makes."""
     axis = len(value.shape) - 1 - call.num_spatial
+    if call.op == "linear" and not value.varies(axis) and any(map(value.varies, range(1, axis))):
+        # exact, but its multiply-accumulates would follow the channels, and costs only follow a weight's own axes
+        book.pin(value.labels, f"a linear layer runs over their positions, channel by channel ({book.where})")
     consumed = along_axis(book, value, axis, call.op)
     made = _depthwise(book, call, consumed) if call.is_depthwise else _dense(book, call, consumed)
     view = [1] * len(call.output_shape)
@@ -153,14 +156,49 @@ def per_channel(book: LabelBook, value: Value, tensors: NormTensors, kind: str) 
     return Value(labels.reshape(view), value.shape, value.sources)
 
 
-def across_channels(book: LabelBook, value: Value, axes: list[int], kind: str) -> Value:
-    """A norm whose statistics run over ``axes``: exact removal is not possible there."""
-    if any(value.varies(axis) for axis in axes):
-        book.pin(value.labels, f"the statistics of {kind} run over channels ({book.where})")
-    return Value(value.labels, value.shape, value.sources)
+@dataclass(frozen=True, kw_only=True)
+class ChannelNorm:
+    """A norm whose statistics run over channels."""
+
+    axes: tuple[int, ...]
+    """Axes of the value that the statistics run over."""
+
+    channel_axis: int
+
+    groups: int
+    """Parts of the channel axis with statistics of their own."""
+
+    tensors: tuple[str, ...]
+    """Names of its scale and shift."""
+
+    can_follow: bool
+    """Whether the norm can be made smaller."""
+
+    kind: str
+
+
+def across_channels(book: LabelBook, value: Value, norm: ChannelNorm) -> Value:
+    """A norm whose statistics run over channels: exact removal is not possible, any other only on request."""
+    if not any(value.varies(axis) for axis in norm.axes):
+        return Value(value.labels, value.shape, value.sources)
+    reason = f"the statistics of {norm.kind} run over channels ({book.where})"
+    if not (book.cut_norms and norm.can_follow and value.varies(norm.channel_axis)):
+        book.pin(value.labels, reason)
+        return Value(value.labels, value.shape, value.sources)
+    labels = along_axis(book, value, norm.channel_axis, norm.kind)
+    _tied_groups(book, labels, norm.groups)
+    for tensor in norm.tensors:
+        book.use(tensor, 0, labels, "follower")
+    book.inexact.append(Pin(np.unique(labels[labels > 0]), reason))
+    view = [1] * len(value.shape)
+    view[norm.channel_axis] = -1
+    return Value(labels.reshape(view), value.shape, value.sources)
 
 
 def opaque_layer(book: LabelBook, value: Value, shape: tuple[int, ...]) -> Value:
     """A layer whose weight is computed in the forward (weight norm, generated filters): nothing is known of it."""
-    book.pin(value.labels, f"read by a layer whose weight is computed in the forward ({book.where})")
+    book.pin(
+        value.labels,
+        f"read by a layer whose weight is computed in the forward; plain_weights makes it plain ({book.where})",
+    )
     return fixed(shape, value.sources, sentinel=FIXED)

@@ -6,7 +6,11 @@ Nothing here refers to the live module except by name, so a graph can be kept, h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Role = Literal["producer", "follower", "consumer"]
 """producer: a convolution or linear layer makes the channels (weight and bias, output axis); follower: carries one
@@ -68,6 +72,11 @@ class Member:
     scales: str = ""
     """For the scale of a norm that reads a layer's output with nothing in between: that layer; else empty."""
 
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """``positions`` as an array, shape (channels of the group, positions per channel)."""
+        return np.asarray(self.positions, dtype=np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelGroup:
@@ -90,6 +99,9 @@ class ChannelGroup:
 
     producers: tuple[str, ...]
     """Names of the layers that produce these channels, in order of execution."""
+
+    inexact: str = ""
+    """Why the cut network may not compute what the zeroed one does; empty where it does (see ``trace``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,22 @@ Elementwise operators are known by PyTorch's own tag. Everything that is in no t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from tersenet.graph import shape_ops
 from tersenet.graph.labels import ZERO, Value
-from tersenet.graph.layer_ops import LayerCall, NormTensors, across_channels, opaque_layer, per_channel
-from tersenet.graph.pointwise import along_axis, coupled_along, fixed, merge_axes, pointwise, reduce_axes
+from tersenet.graph.layer_ops import ChannelNorm, LayerCall, NormTensors, across_channels, opaque_layer, per_channel
+from tersenet.graph.pointwise import (
+    along_axis,
+    coupled_along,
+    fixed,
+    merge_axes,
+    merged_sources,
+    pointwise,
+    reduce_axes,
+)
 from tersenet.graph.walk import Call, Param, Walk
 
 Results = list[Value] | list[Param]
@@ -30,6 +39,7 @@ _ELEMENTWISE = {
 """Elementwise as well, but not tagged so in every version of PyTorch."""
 
 _ZEROS = {"zeros", "new_zeros"}
+_NEW = {"new_empty", "new_ones", "new_full"}
 _VIEWS = {
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as", "reshape_as",
     "ravel", "atleast_2d", "atleast_3d",
@@ -37,7 +47,7 @@ _VIEWS = {
 _EXPANDS = {"expand", "expand_as", "broadcast_to"}
 _REDUCTIONS = {
     "mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "linalg_vector_norm", "logsumexp", "prod",
-    "nanmean", "nansum", "var_mean", "std_mean", "any", "all",
+    "nanmean", "nansum", "var_mean", "std_mean", "any", "all", "argmax", "argmin",
 }  # fmt: skip
 _COUPLED = {"softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "roll"}
 _PRODUCTS = {
@@ -80,8 +90,18 @@ def _zeros(walk: Walk, call: Call) -> list[Value]:
     return [fixed(shape, sentinel=ZERO) for shape in call.shapes]
 
 
+def _new(walk: Walk, call: Call) -> list[Value]:
+    """Only the type and device of the operand are used."""
+    return [fixed(shape) for shape in call.shapes]
+
+
 def _view(walk: Walk, call: Call) -> list[Value]:
-    return [shape_ops.reshape(walk.book, _operand(walk, call), call.shapes[0])]
+    value = _operand(walk, call)
+    given = call.arguments.get("size" if call.name == "view" else "shape")
+    if call.name == "unflatten":
+        axis = call.axis(len(value.shape))
+        given = [*value.shape[:axis], *call.arguments["sizes"], *value.shape[axis + 1 :]]
+    return [shape_ops.reshape(walk.book, value, call.shapes[0], given if isinstance(given, list | tuple) else ())]
 
 
 def _expand(walk: Walk, call: Call) -> list[Value]:
@@ -137,13 +157,32 @@ def _slice(walk: Walk, call: Call) -> list[Value]:
 
 def _select(walk: Walk, call: Call) -> list[Value]:
     value = _operand(walk, call)
-    return [shape_ops.select(walk.book, value, call.axis(len(value.shape)), int(call.arguments["index"]))]
+    return [shape_ops.select(walk.book, value, call.axis(len(value.shape)))]
 
 
 def _unbind(walk: Walk, call: Call) -> list[Value]:
     value = _operand(walk, call)
     axis = call.axis(len(value.shape))
-    return [shape_ops.select(walk.book, value, axis, index) for index in range(value.shape[axis])]
+    return [shape_ops.select(walk.book, value, axis)] * value.shape[axis]
+
+
+def _index_select(walk: Walk, call: Call) -> list[Value]:
+    value = _operand(walk, call)
+    if value.varies(call.axis(len(value.shape))):
+        return walk.unknown([value], "channels are picked by their position", call.shapes)
+    return [Value(value.labels, call.shapes[0], value.sources)]
+
+
+def _index(walk: Walk, call: Call) -> list[Value]:
+    """Indexing by a tensor: positions of one axis without channels may be chosen freely."""
+    value = _operand(walk, call)
+    axes = [axis for axis, index in enumerate(call.arguments["indices"]) if index is not None]
+    if any(value.varies(axis) for axis in axes) or len(axes) != 1:
+        return walk.unknown([value], "channels are picked by their position", call.shapes)
+    axis, shape = axes[0], call.shapes[0]
+    ones = (1,) * (len(shape) - len(value.shape) + 1)
+    labels = value.labels.reshape(value.labels.shape[:axis] + ones + value.labels.shape[axis + 1 :])
+    return [Value(labels, shape, value.sources)]
 
 
 def _parts(walk: Walk, call: Call) -> list[Value]:
@@ -190,6 +229,27 @@ def _pixel_shuffle(walk: Walk, call: Call) -> list[Value]:
     return [shape_ops.pixel_unshuffle(walk.book, value, int(call.arguments["downscale_factor"]), call.shapes[0])]
 
 
+def _im2col(walk: Walk, call: Call) -> list[Value]:
+    size = math.prod(_per_axis(call.arguments["kernel_size"], 2))
+    rule = shape_ops.windows if call.name == "im2col" else shape_ops.from_windows
+    return [rule(walk.book, _operand(walk, call), size, call.shapes[0])]
+
+
+def _unfold(walk: Walk, call: Call) -> list[Value]:
+    """Sliding windows along one axis, which become a new last axis."""
+    value = _operand(walk, call)
+    axis = call.axis(len(value.shape), "dimension")
+    labels = merge_axes(walk.book, value, [axis], call.name, reason="channels are picked by their position")
+    return [Value(labels[..., None], call.shapes[0], value.sources)]
+
+
+def _grid_sampler(walk: Walk, call: Call) -> list[Value]:
+    value, grid = _operand(walk, call), walk.value(call.arguments["grid"])
+    walk.book.pin(grid.labels, f"is used as positions ({walk.book.where})")
+    labels = merge_axes(walk.book, value, list(range(2, len(value.shape))), call.name)
+    return [Value(labels, call.shapes[0], merged_sources([value, grid]))]
+
+
 def _channel_shuffle(walk: Walk, call: Call) -> list[Value]:
     return [shape_ops.channel_shuffle(walk.book, _operand(walk, call), int(call.arguments["groups"]))]
 
@@ -213,9 +273,8 @@ def _reduction(walk: Walk, call: Call) -> list[Value]:
 
 def _coupled(walk: Walk, call: Call) -> list[Value]:
     value = _operand(walk, call)
-    axes = call.axes(len(value.shape), "dims" if call.name == "roll" else "dim")
-    for axis in axes:
-        coupled_along(walk.book, value, axis)
+    for axis in call.axes(len(value.shape), "dims" if call.name == "roll" else "dim"):
+        value = coupled_along(walk.book, value, axis)
     return [Value(value.labels, shape, value.sources) for shape in call.shapes]
 
 
@@ -277,13 +336,25 @@ def _prelu(walk: Walk, call: Call) -> list[Value]:
 
 def _layer_norm(walk: Walk, call: Call) -> list[Value]:
     value = _operand(walk, call)
-    count = len(call.arguments["normalized_shape"])
-    return [across_channels(walk.book, value, list(range(len(value.shape)))[-count:], call.name)]
+    axes = tuple(range(len(value.shape)))[-len(call.arguments["normalized_shape"]) :]
+    weight = _name(call.arguments["weight"])
+    # without a weight nothing tells the module its new width
+    return [_across(walk, call, axes, axes[-1], 1, can_follow=len(axes) == 1 and weight is not None)]
+
+
+def _across(
+    walk: Walk, call: Call, axes: tuple[int, ...], channel_axis: int, groups: int, *, can_follow: bool
+) -> Value:
+    tensors = tuple(name for name in (_name(call.arguments.get(key)) for key in ("weight", "bias")) if name)
+    norm = ChannelNorm(
+        axes=axes, channel_axis=channel_axis, groups=groups, tensors=tensors, can_follow=can_follow, kind=call.name
+    )
+    return across_channels(walk.book, _operand(walk, call), norm)
 
 
 def _group_norm(walk: Walk, call: Call) -> list[Value]:
-    value = _operand(walk, call)
-    return [across_channels(walk.book, value, list(range(1, len(value.shape))), call.name)]
+    ndim = len(_operand(walk, call).shape)
+    return [_across(walk, call, tuple(range(1, ndim)), 1, int(call.arguments["num_groups"]), can_follow=True)]
 
 
 _RULES: dict[str, Rule] = {
@@ -297,6 +368,7 @@ _RULES: dict[str, Rule] = {
     "prelu": _prelu,
     **dict.fromkeys(_UNCHANGED, _unchanged),
     **dict.fromkeys(_ZEROS, _zeros),
+    **dict.fromkeys(_NEW, _new),
     **dict.fromkeys(_VIEWS, _view),
     **dict.fromkeys(_EXPANDS, _expand),
     "permute": _permute,
@@ -306,6 +378,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("slice", "narrow"), _slice),
     "select": _select,
     "unbind": _unbind,
+    "index_select": _index_select,
+    "index": _index,
+    **dict.fromkeys(("im2col", "col2im"), _im2col),
+    "unfold": _unfold,
+    "grid_sampler": _grid_sampler,
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), _parts),
     "glu": _glu,
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),

@@ -33,7 +33,7 @@ def pointwise(book: LabelBook, operands: Sequence[Value], shape: tuple[int, ...]
     for labels, sizes in aligned:
         spread = [varies and own == 1 < size for varies, own, size in zip(varying, sizes, shape, strict=True)]
         has_channels = bool((labels > 0).any())
-        if has_channels and any(spread):
+        if has_channels and any(spread) and labels.size == 1:
             book.pin(labels, f"a single channel is spread over many ({book.where})")
             continue
         says_nothing = all(own == 1 for own, varies in zip(sizes, varying, strict=True) if varies)
@@ -43,7 +43,16 @@ def pointwise(book: LabelBook, operands: Sequence[Value], shape: tuple[int, ...]
         result = here if result is None else book.tie(result, here, kind)
     if result is None:
         result = np.full((1,) * len(shape), FIXED, dtype=np.int64)
-    return Value(np.ascontiguousarray(result), shape, merged_sources(operands))
+    return Value(compact(result), shape, merged_sources(operands))
+
+
+def compact(labels: Labels) -> Labels:
+    """Length 1 along every axis on which the labels do not change."""
+    for axis, size in enumerate(labels.shape):
+        first = np.take(labels, [0], axis=axis) if size > 1 else labels
+        if size > 1 and (labels == first).all():
+            labels = first
+    return np.ascontiguousarray(labels)
 
 
 def fixed(shape: tuple[int, ...], sources: frozenset[str] = frozenset(), *, sentinel: int = FIXED) -> Value:
@@ -51,17 +60,20 @@ def fixed(shape: tuple[int, ...], sources: frozenset[str] = frozenset(), *, sent
     return Value(np.full((1,) * len(shape), sentinel, dtype=np.int64), shape, sources)
 
 
-def merge_axes(book: LabelBook, value: Value, axes: Sequence[int], kind: str) -> Labels:
-    """The labels after positions along ``axes`` were mixed (pooling, resizing, a convolution's window).
+def merge_axes(
+    book: LabelBook, value: Value, axes: Sequence[int], kind: str, *, reason: str = "channels are mixed with each other"
+) -> Labels:
+    """The labels after positions along ``axes`` were mixed (pooling, resizing, a sum, a softmax, a fixed choice).
 
-    Labels that change along ``axes`` and elsewhere too are tied along ``axes``; if they change only there, the
-    operator mixes different channels, and they are pinned.
+    Labels that change along ``axes`` and elsewhere too are tied along ``axes``: these positions go or stay together,
+    so that what the operator sees along ``axes`` is whole. If they change only there, the operator mixes different
+    channels, and they are pinned.
     """
     mixed = [axis for axis in axes if value.varies(axis)]
     if not mixed:
         return value.labels
     if not any(value.varies(axis) for axis in range(len(value.shape)) if axis not in axes):
-        book.pin(value.labels, f"channels are mixed with each other ({book.where})")
+        book.pin(value.labels, f"{reason} ({book.where})")
         return np.full((1,) * len(value.shape), FIXED, dtype=np.int64)
     labels = value.labels
     for axis in mixed:
@@ -91,11 +103,7 @@ def along_axis(book: LabelBook, value: Value, axis: int, kind: str) -> Labels:
 
 def reduce_axes(book: LabelBook, value: Value, axes: Sequence[int], shape: tuple[int, ...]) -> Value:
     """A sum, mean or maximum over ``axes``; ``shape`` is the result's, with or without these axes."""
-    if any(value.varies(axis) for axis in axes):
-        book.pin(value.labels, f"reduced over the channel axis ({book.where})")
-    labels = value.labels
-    for axis in axes:
-        labels = np.take(labels, [0], axis=axis)
+    labels = merge_axes(book, value, axes, "reduction", reason="reduced over the channel axis")
     if len(shape) < len(value.shape):
         labels = np.squeeze(labels, axis=tuple(axes))
     return Value(labels, shape, value.sources)
@@ -103,6 +111,5 @@ def reduce_axes(book: LabelBook, value: Value, axes: Sequence[int], shape: tuple
 
 def coupled_along(book: LabelBook, value: Value, axis: int) -> Value:
     """An operator whose result at one position depends on all others along ``axis`` (softmax, cumulative sums)."""
-    if value.varies(axis):
-        book.pin(value.labels, f"every channel depends on all others ({book.where})")
-    return Value(value.labels, value.shape, value.sources)
+    labels = merge_axes(book, value, [axis], "softmax", reason="every channel depends on all others")
+    return Value(labels, value.shape, value.sources)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from tersenet.graph.export import Exported
-from tersenet.graph.labels import FIXED, INPUT
+from tersenet.graph.labels import FIXED, INPUT, LabelBook
+from tersenet.graph.lines import line_of_operator
 from tersenet.graph.operators import apply_operator
 from tersenet.graph.pointwise import fixed
 from tersenet.graph.walk import Param, Walk, described, output_shapes
@@ -21,11 +22,15 @@ from tersenet.graph.walk import Param, Walk, described, output_shapes
 _REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
-def propagate(exported: Exported) -> Walk:
-    """Walk the whole graph; channels that reach the model's outputs are pinned."""
-    walk = Walk(exported)
+def propagate(exported: Exported, book: LabelBook) -> Walk:
+    """Walk the whole graph; channels that reach the model's outputs are pinned.
+
+    Args:
+        book: what is known already, from another forward of the same model; written on.
+    """
+    walk = Walk(exported, book)
     outputs = _run(walk, exported.graph_module, None)
-    for value in walk.values([outputs]):
+    for value in walk.values([list(outputs or ())[: exported.num_outputs]]):
         walk.book.pin(value.labels, "these are the model's outputs")
     return walk
 
@@ -41,7 +46,8 @@ def _run(walk: Walk, graph_module: fx.GraphModule, bound: Sequence[Any] | None) 
         elif node.op == "call_function":
             walk.module = _module(node)
             name = str(node.target).removesuffix(".default")
-            walk.book.where = f"{name} in {walk.module}" if walk.module else name
+            line = line_of_operator(node.meta.get("stack_trace"))
+            walk.book.where = (f"{name} in {walk.module}" if walk.module else name) + (f", {line}" if line else "")
             walk.env[node] = _call(walk, node)
         elif node.op == "output":
             return _resolved(walk, node.args[0])

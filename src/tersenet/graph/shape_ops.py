@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from tersenet.graph.labels import ZERO, LabelBook, Labels, Split, Value
-from tersenet.graph.pointwise import fixed, merged_sources
+from tersenet.graph.pointwise import compact, fixed, merge_axes, merged_sources
 
 
 def _blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]] | None:
@@ -43,8 +43,12 @@ def _blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[
     return pairs if i == len(old) and j == len(new) else None
 
 
-def reshape(book: LabelBook, value: Value, shape: tuple[int, ...]) -> Value:
-    """View the value in another shape; a channel axis that is split into several is noted for later."""
+def reshape(book: LabelBook, value: Value, shape: tuple[int, ...], given: Sequence[int] = ()) -> Value:
+    """View the value in another shape; a channel axis that is split into several is noted for later.
+
+    Args:
+        given: the new sizes as the forward writes them, with -1 for the one that follows from the others.
+    """
     blocks = _blocks(value.shape, shape)
     if blocks is None or 0 in shape:
         book.pin(value.labels, f"a view that cannot be followed ({book.where})")
@@ -63,14 +67,16 @@ def reshape(book: LabelBook, value: Value, shape: tuple[int, ...]) -> Value:
             book.pin(value.labels, f"a view mixes channels and positions ({book.where})")
         elif len(right) > 1:
             split_blocks.append(right)
-    labels = np.broadcast_to(value.labels, expanded).reshape(result)
+    labels = compact(np.broadcast_to(value.labels, expanded).reshape(result))
     for right in split_blocks:
         others = [axis for axis in range(len(shape)) if axis not in right]
         moved = np.transpose(labels, [*others, *right])
-        moved = moved.reshape(-1, *(shape[axis] for axis in right))
+        moved = moved.reshape(-1, *(labels.shape[axis] for axis in right))
         # (groups, rest), as in channel shuffles: the number of groups is written into the forward
-        only_last = len(right) == 2 and len(value.shape) > 2
-        book.splits.extend(Split(part, book.where, only_last) for part in moved)
+        shrinks = -1 if len(right) == 2 and len(value.shape) > 2 else None
+        if len(given) == len(shape):
+            shrinks = next((place - len(right) for place, axis in enumerate(right) if given[axis] == -1), shrinks)
+        book.splits.extend(Split(part, book.where, shrinks) for part in moved)
     return Value(labels, shape, value.sources)
 
 
@@ -98,13 +104,11 @@ def pick(book: LabelBook, value: Value, axis: int, positions: slice, shape: tupl
     return Value(labels, shape, value.sources)
 
 
-def select(book: LabelBook, value: Value, axis: int, position: int) -> Value:
-    """One position along ``axis``, which disappears."""
+def select(book: LabelBook, value: Value, axis: int) -> Value:
+    """One position along ``axis``, which disappears; of parts side by side, the i-th channels are tied."""
     shape = value.shape[:axis] + value.shape[axis + 1 :]
-    if value.varies(axis):
-        book.pin(value.labels, f"channels are picked by their position ({book.where})")
-        return Value(np.take(value.labels, position, axis=axis), shape, value.sources)
-    return Value(np.take(value.labels, 0, axis=axis), shape, value.sources)
+    labels = merge_axes(book, value, [axis], "select", reason="channels are picked by their position")
+    return Value(np.squeeze(labels, axis=axis), shape, value.sources)
 
 
 def parts(book: LabelBook, value: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
@@ -194,6 +198,22 @@ def pixel_unshuffle(book: LabelBook, value: Value, factor: int, shape: tuple[int
         return fixed(shape, value.sources)
     labels = np.repeat(value.labels, factor * factor, axis=axis) if value.varies(axis) else value.labels
     return Value(labels, shape, value.sources)
+
+
+def windows(book: LabelBook, value: Value, size: int, shape: tuple[int, ...]) -> Value:
+    """Every window of a map as a column (im2col): each channel turns into ``size`` neighbours."""
+    axis = len(value.shape) - 3
+    labels = merge_axes(book, value, [axis + 1, axis + 2], "unfold")
+    labels = np.repeat(labels, size, axis=axis) if labels.shape[axis] > 1 else labels
+    return Value(np.squeeze(labels, axis=axis + 2), shape, value.sources)
+
+
+def from_windows(book: LabelBook, value: Value, size: int, shape: tuple[int, ...]) -> Value:
+    """Columns summed into a map (col2im): a block of ``size`` neighbours is one channel, removed as a whole."""
+    axis = len(value.shape) - 2
+    labels = merge_axes(book, value, [axis + 1], "fold")
+    labels = _block_first(book, labels, axis, size) if labels.shape[axis] > 1 else labels
+    return Value(labels[..., None], shape, value.sources)
 
 
 def channel_shuffle(book: LabelBook, value: Value, groups: int) -> Value:

@@ -6,16 +6,20 @@ what belongs together.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import Tensor, nn
 
+from tersenet.errors import TraceError
 from tersenet.graph.coupling import channel_groups, module_widths, solve
-from tersenet.graph.export import export_model
+from tersenet.graph.export import Exported, export_model
 from tersenet.graph.flow import operators
+from tersenet.graph.labels import LabelBook
 from tersenet.graph.model_graph import ModelGraph
 from tersenet.graph.propagate import propagate
 
 
-def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> ModelGraph:
+def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, cut_norms: bool = False) -> ModelGraph:
     """Find the layers of a network and the channels that must be cut together.
 
     The model is analysed in eval mode on a copy; the given one is left as it is. The inputs' values do not matter,
@@ -23,13 +27,18 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Mode
 
     Args:
         example_inputs: the forward's positional arguments, each with the batch on axis 0.
+        cut_norms: let channels that a layer norm or group norm reads be cut. Removing is then no longer the same as
+            zeroing, because the statistics run over the channels that are left; such groups say so in ``inexact``.
+            The number of a group norm's groups stays, and each group loses equally many channels.
 
     Raises:
         ModelError: the model or the inputs are not what they should be.
         TraceError: the forward pass cannot be traced; the message names the line.
     """
     exported = export_model(model, example_inputs)
-    walk = propagate(exported)
+    book = LabelBook(cut_norms=cut_norms)
+    walk = propagate(exported, book)
+    _add_unreached(model, example_inputs, exported, book)
     atoms = solve(walk.book)
     groups = channel_groups(walk.book, atoms, exported.modules)
     return ModelGraph(
@@ -42,3 +51,18 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Mode
         widths=module_widths(walk.book, atoms, groups),
         operators=operators(exported),
     )
+
+
+def _add_unreached(
+    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], exported: Exported, book: LabelBook
+) -> None:
+    """Couple the layers that the outputs do not depend on: auxiliary heads of training, results that nobody reads.
+
+    They run beside the others, so they have to fit after a cut.
+    """
+    reached = {tensor for tensor, _ in book.uses} | set(book.plain)
+    if all(tensor.name in reached for tensor in exported.tensors if tensor.is_parameter):
+        return
+    with suppress(TraceError):
+        # a network that only runs in eval mode is none that can be trained any more
+        propagate(export_model(model, example_inputs, training=True), book)

@@ -83,7 +83,7 @@ class Walk:
     """One pass over an exported graph."""
 
     exported: Exported
-    book: LabelBook = field(default_factory=LabelBook)
+    book: LabelBook
     layers: dict[str, Layer] = field(default_factory=dict)
     """By weight, in order of execution."""
 

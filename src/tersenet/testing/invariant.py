@@ -7,10 +7,9 @@ import copy
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from tersenet.core.policy import ChannelDecision, Policy
-from tersenet.graph import ModelGraph, trace
+from tersenet.graph import ModelGraph, tensors_in, trace
 from tersenet.transforms import make_plan, materialize, relative_difference, simulate
 
 MAX_DIFFERENCE = 1e-9
@@ -79,4 +78,4 @@ def outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """All tensors that the model returns, in a list."""
     with torch.no_grad():
         made = model(*inputs)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    return tensors_in(made)

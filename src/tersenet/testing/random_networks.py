@@ -6,17 +6,21 @@ from the tensors, as in a well-written forward, so that every group that tracing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tersenet.testing.networks import randomize
+from tersenet.testing.toy_blocks import BLOCKS
 
 _OPERATORS = (
     "conv", "conv", "norm", "depthwise", "grouped", "add", "add", "cat", "halves", "shuffle", "gate", "pad",
     "scale", "prelu", "relu", "chunk_cat", "linear_nhwc", "pixel", "repeat", "double", "shared",
 )  # fmt: skip
+STEPS = (*_OPERATORS, *BLOCKS)
 
 
 class RandomNetwork(nn.Module):
@@ -24,9 +28,10 @@ class RandomNetwork(nn.Module):
 
     Args:
         seed: fixes structure and weights.
+        kinds: the operators in order, out of ``STEPS``; ``num_steps`` random ones if they are not given.
     """
 
-    def __init__(self, *, seed: int, num_steps: int = 10) -> None:
+    def __init__(self, *, seed: int, num_steps: int = 10, kinds: Sequence[str] = ()) -> None:
         super().__init__()
         self._rng = np.random.default_rng(seed)
         self.steps: list[tuple[str, tuple[int, ...]]] = []
@@ -34,23 +39,35 @@ class RandomNetwork(nn.Module):
         self.scales = nn.ParameterDict()
         self.parts["stem"] = nn.Conv2d(3, 8, 3, padding=1)
         widths = [8]
-        for number in range(num_steps):
-            self._add_step(number, widths)
+        for number, kind in enumerate(kinds or [str(kind) for kind in self._rng.choice(STEPS, size=num_steps)]):
+            self._add_step(number, kind, widths)
         # the newest maps reach the output; a map that nobody reads would leave its layers without effect
         self.parts["head"] = nn.Linear(sum(widths[-2:]), 4)
         del self._rng
+        self._needed = self._reached()
         randomize(self, seed=seed)
         self.eval()
 
-    def _add_step(self, number: int, widths: list[int]) -> None:
-        kind = str(self._rng.choice(_OPERATORS))
+    def _reached(self) -> set[int]:
+        """Maps that the output depends on; parts of the others are removed."""
+        reached = {len(self.steps), len(self.steps) - 1}
+        for number in reversed(range(len(self.steps))):
+            if number + 1 in reached:
+                reached.update(self.steps[number][1])
+                continue
+            for held in (self.parts, self.scales):
+                if f"s{number}" in held:
+                    del held[f"s{number}"]
+        return reached
+
+    def _add_step(self, number: int, kind: str, widths: list[int]) -> None:
         first = int(self._rng.integers(max(0, len(widths) - 3), len(widths)))
         inputs: tuple[int, ...] = (first,)
         width, out, name = widths[first], int(self._rng.choice([4, 8, 12])), f"s{number}"
         same = [other for other in range(len(widths)) if widths[other] == width]
         if kind in ("halves", "chunk_cat", "shuffle") and (width % 4 or width == 4):
             kind = "conv"
-        if kind == "pixel" and width % 8:
+        if (kind == "pixel" and width % 8) or (kind in BLOCKS and width % 4):
             kind = "relu"
         if kind == "conv":
             self.parts[name] = nn.Conv2d(width, out, 3, padding=1, bias=bool(self._rng.integers(2)))
@@ -63,6 +80,9 @@ class RandomNetwork(nn.Module):
             self.parts[name] = nn.Linear(width, out)
         elif kind == "gate":
             self.parts[name] = nn.Sequential(nn.Conv2d(width, 4, 1), nn.ReLU(), nn.Conv2d(4, width, 1))
+            out = width
+        elif kind in BLOCKS:
+            self.parts[name] = BLOCKS[kind](width)
             out = width
         elif kind == "scale":
             self.scales[name] = nn.Parameter(torch.ones(width, 1, 1))
@@ -93,7 +113,8 @@ class RandomNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [torch.tanh(self.parts["stem"](x))]
         for number, (kind, inputs) in enumerate(self.steps):
-            maps.append(self._step(kind, f"s{number}", [maps[index] for index in inputs]))
+            given = [maps[index] for index in inputs]
+            maps.append(self._step(kind, f"s{number}", given) if number + 1 in self._needed else given[0])
         pooled = torch.cat([m.mean((2, 3)) for m in maps[-2:]], dim=1)
         result: Tensor = self.parts["head"](pooled)
         return result

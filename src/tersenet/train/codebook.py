@@ -27,9 +27,9 @@ from torch.nn.utils import parametrize
 
 from tersenet.errors import PolicyError
 from tersenet.graph import unwrapped
-from tersenet.train.parametrized import own_class
 from tersenet.transforms.clusters import stack_blocks
 from tersenet.transforms.coded import SharedWeights
+from tersenet.transforms.parametrized import own_class
 
 Mode = Literal["shared", "straight_through"]
 """``shared``: only codebooks are trained, every weight keeps its entry. ``straight_through``: full-precision weights

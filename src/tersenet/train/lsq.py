@@ -22,8 +22,8 @@ from torch.nn.utils import parametrize
 
 from tersenet.errors import PolicyError
 from tersenet.graph import unwrapped
-from tersenet.train.parametrized import own_class
 from tersenet.transforms import LinearWeights
+from tersenet.transforms.parametrized import own_class
 
 _SMALLEST_STEP = 2.0**-24
 """Smallest positive fp16. A channel whose scale is zero begins here, so that it can grow again."""

@@ -5,6 +5,7 @@ from tersenet.transforms.check import check_cut, relative_difference, verify_gro
 from tersenet.transforms.clusters import ClusterCache, clusterable_layers, share_weights, write_values
 from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
 from tersenet.transforms.kernels import unit_shape
+from tersenet.transforms.plain_weights import plain_weights
 from tersenet.transforms.plan import make_plan, member_views, plan_for
 from tersenet.transforms.quantize import entropy_bits, quantize, squared_error, squared_errors
 from tersenet.transforms.reconstruct import Reconstruction, collect_moments
@@ -25,6 +26,7 @@ __all__ = [
     "make_plan",
     "materialize",
     "member_views",
+    "plain_weights",
     "plan_for",
     "quantize",
     "relative_difference",

@@ -12,7 +12,7 @@ from torch import nn
 
 KNOWN = (
     "out_channels", "in_channels", "groups", "in_features", "out_features", "num_features", "num_parameters",
-    "normalized_shape", "kernel_size", "padding",
+    "normalized_shape", "num_channels", "kernel_size", "padding",
 )  # fmt: skip
 """The only attributes that a plan may set, wherever it was read from."""
 
@@ -62,6 +62,8 @@ def attributes_after(module: nn.Module, shapes: Mapping[str, Shape]) -> Attribut
         sizes = [shape[0] for shape in shapes.values() if len(shape) == 1]
         if sizes:
             wanted.update(num_features=sizes[0])
+    elif weight is not None and hasattr(module, "num_groups") and hasattr(module, "num_channels"):
+        wanted.update(num_channels=weight[0])
     elif weight is not None and isinstance(getattr(module, "normalized_shape", None), tuple):
         wanted.update(normalized_shape=weight)
     return {name: value for name, value in wanted.items() if getattr(module, name, None) != value}

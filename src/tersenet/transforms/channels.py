@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]
             )
         key = (cut.keep, tensor.device)
         if key not in indices:
-            indices[key] = torch.tensor(plan.keeps[cut.keep], device=tensor.device)
+            indices[key] = torch.from_numpy(np.asarray(plan.keeps[cut.keep], dtype=np.int64)).to(tensor.device)
         source = smaller.get(cut.tensor, tensor).detach()
         smaller[cut.tensor] = source.index_select(cut.axis, indices[key])
     return {name: _dressed(tensor, tensors[name]) for name, tensor in smaller.items()}
@@ -88,8 +89,8 @@ def masked(tensors: Mapping[str, Tensor], name: str, mask: Mask) -> Tensor:
 
 def _dressed(cut: Tensor, original: Tensor) -> Tensor:
     """The cut tensor with the memory layout and kind of the original."""
-    if original.ndim == 4 and not original.is_contiguous():
-        layout = torch.channels_last
+    if original.ndim in (4, 5) and not original.is_contiguous():
+        layout = torch.channels_last if original.ndim == 4 else torch.channels_last_3d
         cut = cut.contiguous(memory_format=layout) if original.is_contiguous(memory_format=layout) else cut
     if isinstance(original, nn.Parameter):
         return nn.Parameter(cut, requires_grad=original.requires_grad)

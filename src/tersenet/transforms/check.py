@@ -8,11 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from tersenet.core.plan import Plan
-from tersenet.errors import PolicyError
-from tersenet.graph import ModelGraph, lock, unwrapped
+from tersenet.errors import ModelError, PolicyError
+from tersenet.graph import ModelGraph, diverging_line, line_of_error, lock, tensors_in, unwrapped
 from tersenet.transforms.channels import materialize
 from tersenet.transforms.plan import plan_for
 from tersenet.transforms.simulate import simulate
@@ -33,19 +32,31 @@ def check_cut(model: nn.Module, graph: ModelGraph, plan: Plan, inputs: Tensor | 
         max |cut - zeroed| / max |zeroed|; infinite if shapes differ or an output is not a number.
 
     Raises:
-        PolicyError: the cut network does not run.
+        PolicyError: the cut network does not run; the message names the line of the forward.
+        ModelError: the model returns nothing that can be compared.
     """
     model = unwrapped(model)
     zeroed = _outputs(simulate(model, graph, plan), inputs)
+    if not zeroed:
+        raise ModelError(
+            "The model returns no tensors that can be compared. Return tensors, or lists, tuples, dicts or data "
+            "classes of them."
+        )
     try:
         cut = _outputs(materialize(model, plan), inputs)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, UserWarning) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise PolicyError(
-            f"The cut network does not run: {first_line}. The forward probably holds a size as a number; "
+            f"The cut network does not run: {_message(error)}. The forward probably holds a size as a number; "
             "verify_groups finds and locks the groups concerned."
         ) from error
     return relative_difference(cut, zeroed)
+
+
+def _message(error: BaseException) -> str:
+    """The error in one line, with the line of the user's forward that it comes from."""
+    text = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+    line = line_of_error(error.__traceback__)
+    return f"{text} ({line})" if line else text
 
 
 def relative_difference(outputs: list[Tensor], reference: list[Tensor]) -> float:
@@ -93,15 +104,22 @@ def verify_groups(model: nn.Module, graph: ModelGraph, inputs: Tensor | tuple[Te
 
 def _failure(model: nn.Module, graph: ModelGraph, group_ids: list[str], inputs: Tensor | tuple[Tensor, ...]) -> str:
     """Why a trial cut of these groups is wrong; empty if it is right."""
+    exact = [group_id for group_id in group_ids if not graph.group(group_id).inexact]
+    if exact and len(exact) < len(group_ids):
+        failure = _failure(model, graph, exact, inputs)
+        if failure:
+            return failure
     kept = {group_id: _half(graph.group(group_id).num_channels) for group_id in group_ids}
+    plan = plan_for(model, graph, kept)
     try:
-        difference = check_cut(model, graph, plan_for(model, graph, kept), inputs)
+        difference = check_cut(model, graph, plan, inputs)
     except PolicyError as error:
-        return "a trial cut failed: " + str(error.__cause__ or error).split("\n", maxsplit=1)[0][:160]
+        return f"a trial cut failed: {_message(error.__cause__ or error)}"
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    if difference <= _TOLERANCE.get(dtype, 1e-3):
+    if len(exact) < len(group_ids) or difference <= _TOLERANCE.get(dtype, 1e-3):
         return ""
-    return f"a trial cut changed the outputs by {difference:.2g} of the largest"
+    line = diverging_line(model, materialize(model, plan), inputs)
+    return f"a trial cut changed the outputs by {difference:.2g} of the largest" + (f" ({line})" if line else "")
 
 
 def _half(count: int) -> tuple[int, ...]:
@@ -119,4 +137,4 @@ def _outputs(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> list[Tens
     model.eval()
     with torch.no_grad():
         made = model(*given)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    return tensors_in(made)

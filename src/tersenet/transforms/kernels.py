@@ -147,7 +147,7 @@ def axes_that_stay(graph: ModelGraph, kept: Kept) -> dict[tuple[str, int], Mask]
         for member in group.members:
             key = (member.tensor, member.axis)
             mask = stays.setdefault(key, np.ones(shapes[member.tensor][member.axis], dtype=np.bool_))
-            mask[np.asarray(member.positions, dtype=np.int64)[removed].reshape(-1)] = False
+            mask[member.places[removed].reshape(-1)] = False
     return stays
 
 
@@ -160,7 +160,7 @@ def _used(group: ChannelGroup, graph: ModelGraph, masks: Mapping[str, Mask], sta
         members = [member for member in group.members if member.role == role and member.tensor in weights]
         if members and all(member.tensor in masks for member in members):
             busy = [_busy(masks[m.tensor], m.tensor, m.axis, stays, size=shapes[m.tensor][m.axis]) for m in members]
-            parts = [one[np.asarray(m.positions)].any(axis=1) for one, m in zip(busy, members, strict=True)]
+            parts = [one[m.places].any(axis=1) for one, m in zip(busy, members, strict=True)]
             used &= np.logical_or.reduce(parts)
     return used
 

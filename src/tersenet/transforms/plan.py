@@ -184,7 +184,7 @@ def member_views(
         criteria.MemberView(
             weight=tensors[member.tensor],
             axis=member.axis,
-            positions=member.positions,
+            positions=member.places,
             norm_scale=_norm_scale(scales.get(member.layer), tensors),
             learned=None if learned is None else learned.channels.get(member.layer),
         )
@@ -197,4 +197,4 @@ def _norm_scale(member: Member | None, tensors: Mapping[str, Tensor]) -> Tensor 
     if member is None:
         return None
     scale = tensors[member.tensor].detach().abs()
-    return scale[torch.tensor(member.positions, device=scale.device)].mean(dim=1)
+    return scale[torch.from_numpy(member.places).to(scale.device)].mean(dim=1)
