@@ -11,6 +11,7 @@ import torch
 from tersenet import recipes
 from tersenet.agents import read_agent, write_agent
 from tersenet.core.policy import Policy
+from tersenet.core.target import CostKind
 from tersenet.envs import Budget, Limit
 from tersenet.errors import WeightsError
 from tersenet.graph import ModelGraph, cost_table, trace
@@ -34,10 +35,14 @@ def a_method(
 ) -> Method:
     recipe = recipes.get(name)
     config = recipe.configure({"trials": 30, "pretrain_steps": 2, **options})
+    bounds: tuple[tuple[CostKind, float, float], ...] = (
+        ("macs", 0.6, float(graph.macs)),
+        ("params", 0.7, float(graph.num_params)),
+    )
     limits = tuple(
         Limit(kind=kind, table=cost_table(graph, kind), maximum=share * original, original=original)
-        for kind, share, original in (("macs", 0.6, float(graph.macs)), ("params", 0.7, float(graph.num_params)))
-    )[:kinds]
+        for kind, share, original in bounds[:kinds]
+    )
     problem = Problem(
         graph=graph,
         space=recipes.make_space(graph, config),
