@@ -35,14 +35,14 @@ def a_method(
 ) -> Method:
     recipe = recipes.get(name)
     config = recipe.configure({"trials": 30, "pretrain_steps": 2, **options})
-    costs: tuple[tuple[CostKind, float, float], ...] = (
+    bounds: tuple[tuple[CostKind, float, float], ...] = (
         ("macs", 0.6, float(graph.macs)),
         ("params", 0.7, float(graph.num_params)),
     )
     limits = tuple(
         Limit(kind=kind, table=cost_table(graph, kind), maximum=share * original, original=original)
-        for kind, share, original in costs
-    )[:kinds]
+        for kind, share, original in bounds[:kinds]
+    )
     problem = Problem(
         graph=graph,
         space=recipes.make_space(graph, config),

@@ -198,9 +198,10 @@ class StagedStates(nn.Module):
 
     def forward(self, observations_BS: Tensor) -> Tensor:
         """Embeddings of decision and network, what is left, and what is passed on, shape (B, D, any), in [0, 1]."""
-        kept_BD, rest = torch.tensor_split(observations_BS, [self.graph.num_decisions], dim=1)
+        decisions = self.graph.num_decisions
+        kept_BD, rest = observations_BS[:, :decisions], observations_BS[:, decisions:]
         decided_BDH, network_BH = self.encoder(self.graph, kept_BD)
-        beside = torch.cat([torch.sigmoid(network_BH), rest], dim=1)[:, None].expand(-1, kept_BD.shape[1], -1)
+        beside = torch.cat([torch.sigmoid(network_BH), rest], dim=1)[:, None].expand(-1, decisions, -1)
         return torch.cat([spread(decided_BDH), kept_BD[..., None], beside], dim=2)
 
 

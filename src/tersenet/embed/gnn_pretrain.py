@@ -49,7 +49,7 @@ class AutoEncoder(nn.Module):
         operators_NH = self.encoder.operators(graph, graph.features.masked_fill(hidden_N1, 0.0))
         motifs_1MH = self.encoder.motifs(graph, operators_NH)
         known = torch.cat([operators_NH, motifs_1MH[0, graph.motif_of]], dim=1)
-        kinds, numbers = torch.tensor_split(graph.features, [len(KINDS)], dim=1)
+        kinds, numbers = graph.features[:, : len(KINDS)], graph.features[:, len(KINDS) :]
         found = {
             "kinds": F.cross_entropy(self.kinds(known), kinds.argmax(dim=1)),
             "numbers": NUMBERS_WEIGHT * F.mse_loss(self.numbers(known), numbers),
