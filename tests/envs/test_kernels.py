@@ -142,6 +142,14 @@ def test_what_goes_first_has_the_least_health_per_cost_and_was_not_just_woken() 
     assert [float(t.action_taken[0]) for t in env.transitions()] == [1.0, 1.0]
 
 
+def test_the_ceiling_takes_a_quarter_of_a_group_before_it_takes_more() -> None:
+    told = Told()
+    env = env_with(told, max_ratio=0.8, ramp=0.01)  # 40 of 50; by health per cost all three would be of b
+    policy = walked(env, 2, 2)
+    assert kept(policy, "b") == tuple(range(2, 10))  # two of ten, 42
+    assert kept(policy, "a") == tuple(range(2, 10))  # two of one each
+
+
 def test_in_auto_aec_the_ceiling_waits_for_accuracy() -> None:
     costs = {}
     for quality in (100.0, 99.0):
@@ -185,7 +193,9 @@ def test_observations_stay_between_0_and_1_and_a_saved_round_goes_on() -> None:
             assert transition.observation.shape == (len(FEATURES),)
             assert 0.0 <= transition.observation.min() <= transition.observation.max() <= 1.0
         told.take(env.decode(), float(rng.uniform(90.0, 101.0)))
-    other = env_with(told, max_ratio=0.3)
+    env, other = env_with(told), env_with(told)
+    told.active["a"][:] = True
+    told.take(walked(env, 0, 2), 100.0)  # an action of the first group that its next observation tells of
     assert not np.array_equal(other.reset(seed=0), env.reset(seed=0))
     other.load_state_dict(env.state_dict())
     np.testing.assert_array_equal(other.reset(seed=0), env.reset(seed=0))

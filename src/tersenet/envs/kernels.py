@@ -37,6 +37,10 @@ NOTHING = 2
 WANTED = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
 """By action: factor on the health of a group's channels when the ceiling makes some go off."""
 
+LARGEST_CUT = 0.25
+"""Share of a group's channels that the ceiling takes in one round while other groups have any to give; else one group
+after the other becomes a bottleneck before its health can show it."""
+
 FEATURES = (
     "place of the group", "channels on", "what it could save", "cost left", "ceiling", "health beside other groups",
     "spread of health", "weakest channel on", "healthiest channel off", "gap to the reference", "slope of quality",
@@ -285,8 +289,9 @@ class KernelEnv:
         masks = [mask.copy() for mask in masks]
         for limit, ceiling in zip((budget or self._budget).limits, ceilings, strict=True):
             counts = self._counts(masks)
+            enough = np.ceil((1.0 - LARGEST_CUT) * counts)
             while (cost := limit.table.cost(self._space.whole(counts))) > ceiling:
-                group, channel = self._weakest(limit, cost, counts, masks, wanted, spared)
+                group, channel = self._weakest(limit, cost, counts, masks, wanted, spared, enough)
                 masks[group][channel] = False
                 counts[group] -= 1
         return masks
@@ -299,8 +304,10 @@ class KernelEnv:
         masks: list[BoolArray],
         wanted: FloatArray,
         spared: list[BoolArray],
+        enough: FloatArray,
     ) -> tuple[int, int]:
-        """The channel with the least health per cost; one that was just switched on only where nothing else is left."""
+        """The channel with the least health per cost; one that was just switched on, or of a group that has given
+        enough, only where nothing else is left."""
         best: tuple[bool, float, int, int] | None = None
         for group in np.flatnonzero(counts > self._space.min_kept):
             free = masks[group] & ~spared[group]
@@ -310,7 +317,7 @@ class KernelEnv:
             fewer[group] -= 1
             saving = max(cost - limit.table.cost(self._space.whole(fewer)), 1e-12)
             score = float(wanted[group] * self._health[group][channel] / saving)
-            found = (not free.any(), score, int(group), channel)
+            found = (not free.any() or bool(counts[group] <= enough[group]), score, int(group), channel)
             best = found if best is None or found < best else best
         if best is None:
             raise SearchError(
