@@ -52,6 +52,7 @@ def test_random_proposals_fill_the_box_evenly() -> None:
     assert actions[:, 1].max() > 4.9
 
 
+@pytest.mark.slow
 def test_the_best_action_of_a_single_decision_is_found() -> None:
     box = Box(low=np.array([-1.0]), high=np.array([3.0]))
     config = DDPGConfig(
@@ -228,6 +229,7 @@ def test_the_optimum_of_the_toy_is_out_of_reach_of_random_vectors_and_above_unif
     assert found.max() < toy.optimum()
 
 
+@pytest.mark.slow
 def test_a_learner_gains_on_its_warm_up_within_seconds() -> None:
     config = DDPGConfig(
         hidden=(64, 64), warmup_trials=30, num_trials=100, actor_lr=1e-3, bootstrap=False, updates_per_step=2

@@ -122,6 +122,7 @@ def test_plans_tried_before_are_not_proposed_while_there_are_others() -> None:
         agent.learn()
 
 
+@pytest.mark.slow
 def test_the_best_of_independent_actions_is_found_without_a_budget() -> None:
     config = PlanConfig(num_members=2, hidden=16, updates=6, first_updates=60, warmup_trials=20, num_trials=80)
     agent, goal = an_agent(config, num_decisions=4), np.array([0.1, 0.9, 0.3, 0.6])

@@ -10,7 +10,8 @@ from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.envs import Budget, KernelEnv, KernelRules, Limit
-from tersenet.envs.kernels import FEATURES, BoolArray, masks_of
+from tersenet.envs.kernel_rules import BoolArray
+from tersenet.envs.kernels import FEATURES, masks_of
 from tersenet.errors import PolicyError, SearchError
 from tersenet.testing.contracts import check_env
 from tersenet.testing.toy_budget import BilinearCost, toy_space
@@ -213,6 +214,7 @@ def test_calls_in_the_wrong_order_and_foreign_policies_are_refused() -> None:
         env.masks(Policy(channels={"c": ChannelDecision(keep=(0,))}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto_aec", "auto_ceca"])
 def test_an_agent_learns_which_group_is_needed(mode: str) -> None:
     """Every channel of a that is off costs a point, those of b nothing: the optimum is a whole and b at its two."""

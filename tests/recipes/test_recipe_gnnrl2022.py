@@ -68,6 +68,7 @@ def test_a_trial_is_a_few_steps_of_whole_vectors(graph: ModelGraph, tmp_path: Pa
     assert [trial.phase for trial in trials] == ["learned"] * 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_ends_the_same(
     graph: ModelGraph, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def searched(graph: ModelGraph, path: Path, **options: object) -> list[Trial]:
         return run_method(method, study, EarlyLayersMatter(graph, problem), seed=0, progress=Silent())
 
 
+@pytest.mark.slow
 def test_at_least_half_of_the_trials_are_proposed_by_what_was_learnt(graph: ModelGraph, tmp_path: Path) -> None:
     phases = [trial.phase for trial in searched(graph, tmp_path / "s.sqlite", trials=25)]
     assert phases == ["warmup"] * 10 + ["learned"] * 15
@@ -76,6 +77,7 @@ def test_what_is_learnt_is_better_than_the_warm_up(graph: ModelGraph, tmp_path: 
     assert np.median(rewards[-10:]) > rewards[:10].max()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials(graph: ModelGraph, tmp_path: Path) -> None:
     runs = [searched(graph, tmp_path / f"{run}.sqlite", trials=13) for run in range(2)]
     assert [trial.policy for trial in runs[0]] == [trial.policy for trial in runs[1]]

@@ -85,6 +85,7 @@ def test_every_parameter_of_encoder_and_decoder_moves_in_one_call_of_learn(graph
     assert unmoved == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_and_another_one_others(graph: ModelGraph, tmp_path: Path) -> None:
     runs = [
         [trial.policy.digest() for trial in searched(graph, tmp_path / f"{run}", seed=seed, trials=13, updates=2)]
@@ -94,6 +95,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_one_others(graph: Model
     assert runs[0] != runs[2]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_ends_the_same(graph: ModelGraph, tmp_path: Path) -> None:
     through = searched(graph, tmp_path / "through", trials=14, updates=2)
     evaluator = EarlyLayersMatter(a_problem(graph))

@@ -60,6 +60,7 @@ def asked(method: Method) -> Policy:
     return method.env.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["learned", "hand_made"])
 @pytest.mark.parametrize("name", ["yu2021", "gnnrl2022"])
 def test_the_first_trial_on_another_network_is_what_the_agent_decides_unseen(

@@ -259,7 +259,10 @@ def test_the_order_in_which_trials_are_measured_changes_nothing(racing: bool, tm
 
 
 @pytest.mark.parametrize(
-    "moment", [{"stop_at_wait": n} for n in range(13)] + [{"stop_at_begin": n} for n in (0, 2, 11)]
+    "moment",
+    [{"stop_at_wait": n} for n in (0, 3, 12)]
+    + [pytest.param({"stop_at_wait": n}, marks=pytest.mark.slow) for n in (1, 2, *range(4, 12))]
+    + [{"stop_at_begin": n} for n in (0, 2, 11)],
 )
 def test_a_run_interrupted_with_three_in_flight_ends_like_one_that_was_not(
     moment: dict[str, Any], tmp_path: Path
@@ -344,11 +347,19 @@ def some_quality(policy: Policy) -> float:
     return 100.0 - sum((10.0 * rank + 5.0) * share**2 for rank, share in enumerate(lost))
 
 
+TRAINED_LONG = ("gnnrl2022", "layerwise", "yu2021", "zhan2019")
 ONE_AT_A_TIME = {"greedy", "tpe", "cmaes"}
 """Recipes whose next trial needs the last one's reward."""
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if not recipes.get(name).is_live])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in TRAINED_LONG else ())
+        for name in recipes.names()
+        if not recipes.get(name).is_live
+    ],
+)
 def test_every_recipe_interrupted_with_three_in_flight_ends_like_one_that_was_not(
     name: str, graph: ModelGraph, tmp_path: Path
 ) -> None:

@@ -5,7 +5,8 @@ from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
 from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions, storage_form
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.joint_space import JointDecisions, JointSpace
-from tersenet.envs.kernels import KernelEnv, KernelRules, Signals
+from tersenet.envs.kernel_rules import KernelRules, Signals
+from tersenet.envs.kernels import KernelEnv
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
 from tersenet.envs.rules import Ruled, apply_rules

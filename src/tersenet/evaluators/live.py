@@ -16,7 +16,8 @@ import torch
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.data.splits import SearchSplit
-from tersenet.envs.kernels import BoolArray, masks_of
+from tersenet.envs.kernel_rules import BoolArray
+from tersenet.envs.kernels import masks_of
 from tersenet.errors import SearchError
 from tersenet.measurement import measure_quality
 from tersenet.measurement.task import Task

@@ -22,7 +22,8 @@ from tersenet.agents import DQN, ConstantAgent, DQNConfig, RandomAgent
 from tersenet.agents.dqn import epsilon_at
 from tersenet.core.protocols import Agent, Box, FloatArray, State, Transition
 from tersenet.envs import ChannelSpace, KernelEnv, KernelRules
-from tersenet.envs.kernels import NOTHING, Mode
+from tersenet.envs.kernel_rules import Mode
+from tersenet.envs.kernels import NOTHING
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, register
 from tersenet.search import Method
 from tersenet.train.live import HealthName
