@@ -50,6 +50,8 @@ _OPTIONS: dict[str, dict[str, object]] = {
 _SIZES = {"inception_v3": 96, "googlenet": 96, "maxvit_t": 224, "vit_h_14": 56}
 """Side of the images where 64 does not do."""
 
+_declared: list[object] = []
+
 Network = tuple[nn.Module, tuple[Tensor, ...]]
 
 
@@ -58,14 +60,14 @@ def torchvision() -> Any:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library
+        library = library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        found = importlib.import_module("torchvision")
-        found.kept = library
-        return found
+        _declared.append(library)  # what it declares goes when it does
+        return importlib.import_module("torchvision")
 
 
 def suites() -> dict[str, Callable[[], Iterator[tuple[str, Callable[[], Network]]]]]:

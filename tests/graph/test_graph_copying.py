@@ -20,7 +20,7 @@ class Referring(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
-        self.again = self.one
+        self.again: nn.Module = self.one
         self.pairs = [(self.one, self.two)]
         self.sizes, self.names, self.nothing = {"a": [1, 2]}, ("x", "y"), list[int]()
         self.one.register_forward_hook(self.seen)
@@ -47,10 +47,10 @@ def test_copies_hold_the_same_and_share_nothing(name: str) -> None:
         assert one is not given
         assert list(vars(one)) == list(vars(two))
         assert one.training == two.training
-    for mine, other, given in zip(ours.parameters(), expected.parameters(), model.parameters(), strict=True):
+    for mine, other, own in zip(ours.parameters(), expected.parameters(), model.parameters(), strict=True):
         assert torch.equal(mine, other)
         assert mine.requires_grad == other.requires_grad
-        assert mine.data_ptr() != given.data_ptr()
+        assert mine.data_ptr() != own.data_ptr()
     assert ours.state_dict().keys() == expected.state_dict().keys()
 
 
@@ -83,6 +83,6 @@ def test_objects_that_stand_for_others_are_put_in_place() -> None:
 
 def test_what_cannot_be_copied_is_an_error() -> None:
     model = nn.Linear(2, 2)
-    model.kept = model(torch.zeros(1, 2))
+    model.__dict__["kept"] = model(torch.zeros(1, 2))
     with pytest.raises(ModelError, match=r"copy\.deepcopy"):
         duplicate(model)

@@ -150,7 +150,7 @@ def _flatten_outputs(model: nn.Module, *, keep_all: bool) -> list[int]:
         for module in model.modules():
             if module._parameters:
                 module.register_forward_hook(lambda _, __, made: made_inside.extend(tensors_in(made)))
-    model.forward = flat  # type: ignore[method-assign]
+    model.forward = flat
     return num_outputs
 
 

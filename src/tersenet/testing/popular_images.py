@@ -80,7 +80,7 @@ class GhostBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.down(self.first(x))
+        out: Tensor = self.down(self.first(x))
         gate = F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(out, 1)))))
         out = self.second(out * gate)
         out += self.shortcut(x)

@@ -78,7 +78,7 @@ class Detector(nn.Module):
             for box, score, level in zip(self.boxes, self.classes, (fine, coarse), strict=True)
         ]
         flat = torch.cat([level.view(level.shape[0], 7, -1) for level in made], 2)
-        box, score = flat.split((4, 3), 1)
+        box, score = torch.split(flat, [4, 3], 1)
         return torch.cat([box, score.sigmoid()], 1), made
 
 

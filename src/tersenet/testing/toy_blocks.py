@@ -26,7 +26,8 @@ class SplitAttention(nn.Module):
         gate = self.excite(F.relu(self.squeeze((parts[0] + parts[1]).mean((2, 3), keepdim=True))))
         gate = gate.view(gate.size(0), 1, 2, -1).transpose(1, 2).softmax(dim=1)
         gates = gate.reshape(gate.size(0), -1, 1, 1).chunk(2, dim=1)
-        return parts[0] * gates[0] + parts[1] * gates[1]
+        joined: Tensor = parts[0] * gates[0] + parts[1] * gates[1]
+        return joined
 
 
 class SelectiveKernel(nn.Module):
@@ -60,7 +61,8 @@ class Res2(nn.Module):
         made = [quarters[0]]
         for conv, quarter in zip(self.convs, quarters[1:], strict=True):
             made.append(F.relu(conv(quarter + made[-1] if len(made) > 1 else quarter)))
-        return x + self.last(torch.cat(made, dim=1))
+        joined: Tensor = self.last(torch.cat(made, dim=1))
+        return x + joined
 
 
 class PartialCross(nn.Module):
@@ -152,7 +154,7 @@ class ScaledBranch(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.down(F.gelu(self.up(x.permute(0, 2, 3, 1)))) * self.scale
+        y: Tensor = self.down(F.gelu(self.up(x.permute(0, 2, 3, 1)))) * self.scale
         if self.training:
             y = y * y.new_empty((y.size(0), 1, 1, 1)).bernoulli_(0.9)
         return x + y.permute(0, 3, 1, 2)
@@ -170,7 +172,8 @@ class FrozenNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale, shift, mean, variance = (buffer.view(1, -1, 1, 1) for buffer in self.buffers())
         scale = scale * (variance + 1e-5).rsqrt()
-        return self.conv(x) * scale + (shift - mean * scale)
+        made: Tensor = self.conv(x) * scale + (shift - mean * scale)
+        return made
 
 
 class Tied(nn.Module):
