@@ -47,7 +47,7 @@ _OPTIONS: dict[str, dict[str, object]] = {
     "googlenet": {"init_weights": False, "aux_logits": True},
     "inception_v3": {"init_weights": False, "aux_logits": True},
 }
-_SIZES = {"inception_v3": 96, "googlenet": 96, "maxvit_t": 224, "vit_h_14": 56}
+_SIZES = {"inception_v3": 299, "googlenet": 96, "maxvit_t": 224, "vit_h_14": 56}
 """Side of the images where 64 does not do."""
 
 _declared: list[object] = []

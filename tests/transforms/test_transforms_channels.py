@@ -69,6 +69,23 @@ def test_a_norm_without_tensors_follows_too() -> None:
     smaller(torch.zeros(2, 3, 8, 8))
 
 
+def test_an_attribute_that_only_sounds_like_a_width_is_left_alone() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_features, self.scale = 100, nn.Parameter(torch.ones(8))
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.last(self.first(x) * self.scale)
+            return result
+
+    model = Scaled()
+    policy = Policy(channels={"first": ChannelDecision(keep=(0, 1, 2))})
+    smaller = materialize(model, make_plan(model, trace(model, torch.zeros(2, 3)), policy, seed=0))
+    assert (smaller.num_features, smaller.get_parameter("scale").shape) == (100, (3,))
+
+
 def test_the_given_model_is_left_as_it_is() -> None:
     model = build("residual").train()
     plan = half_plan(model, "residual")

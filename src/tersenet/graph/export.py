@@ -47,8 +47,8 @@ class Exported:
 
     inputs: tuple[Tensor, ...]
 
-    num_outputs: int
-    """How many of the graph's outputs are the model's; the others keep layers alive whose output nobody reads."""
+    reads_all: bool
+    """Whether the forward reads every parameter."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -80,7 +80,7 @@ def first_names(model: nn.Module) -> dict[int, str]:
 
 
 def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Exported:
-    """Export a copy of ``model`` in eval mode; if ``training`` is set, in training mode and with no layer left out.
+    """Export a copy of ``model`` in eval mode, or in training mode if ``training`` is set.
 
     Raises:
         ModelError: the model or the inputs are not what they should be.
@@ -93,8 +93,8 @@ def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         module._forward_hooks.clear()
         module._backward_hooks.clear()
     inputs = _prepared(trial, example_inputs)
-    num_outputs = _flatten_outputs(trial, keep_all=training)
     try:
+        _flatten_outputs(trial)
         with torch.no_grad(), _quiet():
             program = torch.export.export(trial, inputs, strict=False)
     except Exception as error:
@@ -111,7 +111,7 @@ def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         modules=_owners(trial, first),
         tensors=_tensor_infos(trial, first),
         inputs=inputs,
-        num_outputs=num_outputs[-1],
+        reads_all=_reads_all(program.graph_module, placeholders, {first[id(p)] for p in trial.parameters()}),
     )
 
 
@@ -128,30 +128,20 @@ def tensors_in(made: object) -> list[Tensor]:
     return [tensor for part in made for tensor in tensors_in(part)] if isinstance(made, list | tuple) else []
 
 
-def _flatten_outputs(model: nn.Module, *, keep_all: bool) -> list[int]:
-    """Let the forward return its tensors in one tuple, since the exporter refuses data classes.
-
-    Args:
-        keep_all: add behind them what each layer makes, so that the exporter drops none.
-
-    Returns:
-        A list that receives the number of the model's own outputs at each call.
-    """
-    forward, made_inside, num_outputs = model.forward, list[Tensor](), list[int]()
+def _flatten_outputs(model: nn.Module) -> None:
+    """Let the forward return its tensors in one tuple, since the exporter refuses data classes."""
+    forward = model.forward
 
     @functools.wraps(forward)
     def flat(*args: object, **kwargs: object) -> tuple[Tensor, ...]:
-        made_inside.clear()
-        made = tensors_in(forward(*args, **kwargs))
-        num_outputs.append(len(made))
-        return (*made, *made_inside)
+        return tuple(tensors_in(forward(*args, **kwargs)))
 
-    if keep_all:
-        for module in model.modules():
-            if module._parameters:
-                module.register_forward_hook(lambda _, __, made: made_inside.extend(tensors_in(made)))
     model.forward = flat
-    return num_outputs
+
+
+def _reads_all(graph_module: torch.fx.GraphModule, placeholders: dict[str, str], parameters: set[str]) -> bool:
+    given = [node for node in graph_module.graph.nodes if node.op == "placeholder" and node.users]
+    return parameters <= {placeholders[node.name] for node in given if node.name in placeholders}
 
 
 @contextmanager

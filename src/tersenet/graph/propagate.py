@@ -30,7 +30,7 @@ def propagate(exported: Exported, book: LabelBook) -> Walk:
     """
     walk = Walk(exported, book)
     outputs = _run(walk, exported.graph_module, None)
-    for value in walk.values([list(outputs or ())[: exported.num_outputs]]):
+    for value in walk.values([outputs]):
         walk.book.pin(value.labels, "these are the model's outputs")
     return walk
 

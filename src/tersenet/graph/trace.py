@@ -38,7 +38,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, cut_
     exported = export_model(model, example_inputs)
     book = LabelBook(cut_norms=cut_norms)
     walk = propagate(exported, book)
-    _add_unreached(model, example_inputs, exported, book)
+    _add_training_only(model, example_inputs, exported, book)
     atoms = solve(walk.book)
     groups = channel_groups(walk.book, atoms, exported.modules)
     return ModelGraph(
@@ -53,16 +53,12 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, cut_
     )
 
 
-def _add_unreached(
+def _add_training_only(
     model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], exported: Exported, book: LabelBook
 ) -> None:
-    """Couple the layers that the outputs do not depend on: auxiliary heads of training, results that nobody reads.
-
-    They run beside the others, so they have to fit after a cut.
-    """
-    reached = {tensor for tensor, _ in book.uses} | set(book.plain)
-    if all(tensor.name in reached for tensor in exported.tensors if tensor.is_parameter):
+    """Couple the layers that only run in training, such as auxiliary heads: they have to fit after a cut as well."""
+    if exported.reads_all:
         return
     with suppress(TraceError):
-        # a network that only runs in eval mode is none that can be trained any more
+        # a network that only runs in eval mode is none whose other layers could be trained
         propagate(export_model(model, example_inputs, training=True), book)

@@ -58,7 +58,7 @@ def attributes_after(module: nn.Module, shapes: Mapping[str, Shape]) -> Attribut
         wanted.update(out_features=weight[0], in_features=weight[1])
     elif weight is not None and hasattr(module, "num_parameters"):
         wanted.update(num_parameters=weight[0])
-    elif hasattr(module, "num_features"):
+    elif hasattr(module, "num_features") and "running_mean" in module._buffers:
         sizes = [shape[0] for shape in shapes.values() if len(shape) == 1]
         if sizes:
             wanted.update(num_features=sizes[0])
