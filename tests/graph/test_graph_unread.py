@@ -90,3 +90,12 @@ def test_layers_that_only_run_in_training_or_for_nobody_are_cut_with_the_others(
     assert smaller(IMAGES).shape == (2, 5)
     assert [made.shape for made in smaller.train()(IMAGES)] == [(2, 5), (2, 5)]
     assert_cut_equals_zeroed(model, IMAGES, seed=1, graph=graph)
+
+
+def test_tracing_in_training_mode_leaves_the_model_as_it_is() -> None:
+    model = WithAuxiliary().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace(model, IMAGES)
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

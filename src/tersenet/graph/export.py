@@ -1,8 +1,8 @@
 """From a live module to a flat graph of ATen operators, without touching the module.
 
-A copy is put in eval mode and exported with ``torch.export``; the sizes of the example inputs are used as they are,
-since the exported graph is only read, never run. Parameters are known by identity: a tensor that has several names
-is called by its first one.
+A copy that shares the tensors is put in eval mode and exported with ``torch.export``; the sizes of the example inputs
+are used as they are, since the exported graph is only read, never run. Parameters are known by identity: a tensor that
+has several names is called by its first one.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def export_model(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         TraceError: the forward pass cannot be exported; the message names the line.
     """
     live = unwrapped(model)
-    trial = duplicate(live).train(training)
+    # the exporter computes with stand-ins, so that the copy may share all tensors
+    trial = duplicate(live, {id(tensor): tensor for _, tensor in all_tensors(live)}).train(training)
     for module in trial.modules():
         # hooks that keep activations would hand out the tracer's stand-ins to the user
         module._forward_hooks.clear()
