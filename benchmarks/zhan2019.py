@@ -20,10 +20,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,8 +32,7 @@ from rows import ResultFile, print_rows, run_fields
 from tersenet import Target, data
 from tersenet.api import CompressOptions, Result, TrainOptions, compress, evaluate, train
 from tersenet.core.metrics import Metrics
-from tersenet.data import Data
-from tersenet.data.splits import Inputs, Source, TrainSplit
+from tersenet.data import Data, First, TrainSplit
 from tersenet.measurement import measure_quality
 from tersenet.models.vgg import VGG, VGG16
 from tersenet.train import TrainConfig, fit
@@ -55,33 +52,6 @@ CONVERGED_TOP1 = 93.0
 CONVERGED_EPOCHS = 100
 FINETUNE_LEARNING_RATE = 0.02
 DISTILL_WEIGHT = 0.7
-
-
-class First:
-    """The first samples of a source."""
-
-    def __init__(self, source: Source, num_samples: int) -> None:
-        self._source = source
-        self.num_samples = min(num_samples, source.num_samples)
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle_seed: int | None = None,
-        augment: bool = False,
-        skip: int = 0,
-        first: int | None = None,
-    ) -> Iterator[tuple[Inputs, Any]]:
-        """As ``Source.batches``."""
-        left = max(0, self.num_samples - skip)
-        return self._source.batches(
-            batch_size,
-            shuffle_seed=shuffle_seed,
-            augment=augment,
-            skip=skip,
-            first=left if first is None else min(first, left),
-        )
 
 
 def vgg16_bn(width: float) -> nn.Module:

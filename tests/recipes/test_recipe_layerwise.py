@@ -6,52 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from early_layers import EarlyLayersMatter, digits_graph, half_macs
 
 from tersenet import recipes
-from tersenet.core.metrics import Evaluation, Metrics
-from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
-from tersenet.envs import Budget, ChannelSpace, Limit
 from tersenet.errors import SearchError
-from tersenet.graph import ModelGraph, cost_table, trace
-from tersenet.models import build
-from tersenet.recipes import Problem
+from tersenet.graph import ModelGraph
 from tersenet.search import Study, Trial, run_method
-
-
-class EarlyLayersMatter:
-    """Every cut channel costs points, those of the first group most; costs nothing to ask."""
-
-    signature: dict[str, str] = {}  # noqa: RUF012
-    weights = (60.0, 20.0, 5.0, 1.0)
-
-    def __init__(self, graph: ModelGraph, problem: Problem) -> None:
-        assert isinstance(problem.space, ChannelSpace)
-        self._ids = [graph.channel_groups[int(index)].group_id for index in problem.space.indices]
-
-    def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
-        removed = [policy.channels[name].pruning_ratio or 0.0 if name in policy.channels else 0.0 for name in self._ids]
-        lost = sum(weight * share**2 for weight, share in zip(self.weights, removed, strict=True))
-        return Evaluation(metrics=Metrics(top1=100.0 - lost), seconds=0.0)
-
-    confirm = evaluate
 
 
 @pytest.fixture(scope="module")
 def graph() -> ModelGraph:
-    torch.manual_seed(0)
-    return trace(build("digits_cnn"), torch.randn(2, 1, 8, 8))
+    return digits_graph()
 
 
 def searched(graph: ModelGraph, path: Path, **options: object) -> list[Trial]:
     recipe = recipes.get(str(options.pop("recipe", "layerwise")))
     config = recipe.configure(dict(options))
-    limit = Limit(kind="macs", table=cost_table(graph, "macs"), maximum=0.5 * graph.macs, original=float(graph.macs))
-    problem = Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=(limit,)), seed=0)
+    problem = half_macs(graph, config)
     method = recipe.build(problem, config)
     with Study(path, identity={}) as study:
-        return run_method(method, study, EarlyLayersMatter(graph, problem), seed=0, progress=Silent())
+        return run_method(method, study, EarlyLayersMatter(problem), seed=0, progress=Silent())
 
 
 @pytest.mark.slow

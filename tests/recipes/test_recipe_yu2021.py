@@ -6,51 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from early_layers import EarlyLayersMatter, digits_graph, half_macs
 
 from tersenet import recipes
 from tersenet.agents import DDPG
-from tersenet.core.metrics import Evaluation, Metrics
-from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
-from tersenet.envs import Budget, ChannelSpace, Limit
 from tersenet.errors import SearchError
-from tersenet.graph import ModelGraph, cost_table, trace
-from tersenet.models import build
+from tersenet.graph import ModelGraph
 from tersenet.recipes import Problem
 from tersenet.search import Method, Searcher, Study, Trial, run_method
 
 pytest.importorskip("torch_geometric", exc_type=ImportError)
 
 
-class EarlyLayersMatter:
-    """Every cut channel costs points, those of the first group most; costs nothing to ask."""
-
-    signature: dict[str, str] = {}  # noqa: RUF012
-    weights = (60.0, 20.0, 5.0, 1.0)
-
-    def __init__(self, problem: Problem) -> None:
-        assert isinstance(problem.space, ChannelSpace)
-        self._ids = [problem.graph.channel_groups[int(index)].group_id for index in problem.space.indices]
-
-    def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
-        removed = [policy.channels[name].pruning_ratio or 0.0 if name in policy.channels else 0.0 for name in self._ids]
-        lost = sum(weight * share**2 for weight, share in zip(self.weights, removed, strict=True))
-        return Evaluation(metrics=Metrics(top1=100.0 - lost), seconds=0.0)
-
-    confirm = evaluate
-
-
 @pytest.fixture(scope="module")
 def graph() -> ModelGraph:
-    torch.manual_seed(0)
-    return trace(build("digits_cnn"), torch.randn(2, 1, 8, 8))
+    return digits_graph()
 
 
 def a_problem(graph: ModelGraph, *, seed: int = 0) -> Problem:
-    config = recipes.get("yu2021").configure({"round_to": 1})
-    limit = Limit(kind="macs", table=cost_table(graph, "macs"), maximum=0.5 * graph.macs, original=float(graph.macs))
-    return Problem(graph=graph, space=recipes.make_space(graph, config), budget=Budget(limits=(limit,)), seed=seed)
+    return half_macs(graph, recipes.get("yu2021").configure({"round_to": 1}), seed=seed)
 
 
 def a_method(graph: ModelGraph, *, seed: int = 0, **options: object) -> Method:

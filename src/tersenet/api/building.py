@@ -13,7 +13,7 @@ from torch import nn
 from tersenet import pack
 from tersenet.api.options import CompressOptions
 from tersenet.api.prepare import Prepared, storage_dtype
-from tersenet.core.metrics import Metrics
+from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy, Raw
 from tersenet.core.summary import EpochPoint
@@ -252,6 +252,15 @@ def _checkpoint(job: TuningJob, policy: Policy) -> Path:
 def aimed_dtype(job: TuningJob) -> Dtype:
     """How plain weights are stored if that costs no quality."""
     return "fp32" if storage_dtype(job.prepared.config, job.target) == "fp32" else "fp16"
+
+
+def measured_dense(job: TuningJob, *, skip: int = 0, first: int | None = None) -> Evaluation:
+    """The original network on some of the search images; it costs no trial."""
+    source, task = job.data.search.source, job.options.task
+    metrics = measure_quality(
+        job.prepared.model, source, task, split="search", device=job.options.device, skip=skip, first=first
+    )
+    return Evaluation(metrics=metrics, seconds=0.0)
 
 
 def _search_quality(job: TuningJob, model: nn.Module) -> Metrics:

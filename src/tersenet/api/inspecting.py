@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +15,7 @@ from tersenet.api.tuning import redecode
 from tersenet.core.policy import Policy
 from tersenet.core.summary import Inspection, Reachable
 from tersenet.core.target import Target
-from tersenet.data import Data, SearchSplit, Source, TrainSplit
+from tersenet.data import Data, First, SearchSplit, TrainSplit
 from tersenet.envs import apply_rules, reachable
 from tersenet.errors import DataError, ModelError, TargetError
 from tersenet.graph import ModelGraph
@@ -157,36 +154,10 @@ def _epoch_seconds(prepared: Prepared, data: Data, options: CompressOptions) -> 
     few = min(TIMED_SAMPLES, data.train.source.num_samples)
     fitted = fit(
         copy.deepcopy(prepared.model),
-        TrainSplit(_Head(data.train.source, few)),
-        SearchSplit(_Head(data.search.source, min(few, data.search.source.num_samples))),
+        TrainSplit(First(data.train.source, few)),
+        SearchSplit(First(data.search.source, few)),
         config,
         teacher=prepared.model,
         task=options.task,
     )
     return fitted.seconds * data.train.source.num_samples / few
-
-
-@dataclass(frozen=True)
-class _Head:
-    """The first samples of a source."""
-
-    source: Source
-    num_samples: int
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle_seed: int | None = None,
-        augment: bool = False,
-        skip: int = 0,
-        first: int | None = None,
-    ) -> Iterator[tuple[Any, Any]]:
-        left = max(0, self.num_samples - skip)
-        return self.source.batches(
-            batch_size,
-            shuffle_seed=shuffle_seed,
-            augment=augment,
-            skip=skip,
-            first=left if first is None else min(first, left),
-        )

@@ -19,6 +19,7 @@ from tersenet.api.building import (
     TuningJob,
     aimed_dtype,
     learn_repair,
+    measured_dense,
     store,
     tuned_cut,
     weigh,
@@ -36,7 +37,6 @@ from tersenet.envs.kernels import masks_of
 from tersenet.errors import ModelError, TargetError
 from tersenet.evaluators import LiveEvaluator, check_one_worker
 from tersenet.graph import duplicate
-from tersenet.measurement import measure_quality
 from tersenet.recipes import Live
 from tersenet.recipes.khatri2020 import Khatri2020Config, exploring_share
 from tersenet.search import Method, Study, Trial, quality, run_method
@@ -82,7 +82,7 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
         device=job.options.device,
     )
     study.agree("live evaluator", evaluator.signature)
-    baseline = remembered(study, "baseline", lambda: _dense(job, first=job.data.num_trial_samples))
+    baseline = remembered(study, "baseline", lambda: measured_dense(job, first=job.data.num_trial_samples))
     method = _method(job, session, baseline)
     if study.agent_state(method.name) is None:  # channels have no health before anything was trained
         started = time.perf_counter()
@@ -242,7 +242,7 @@ def _found(
         winner=policy,
         untuned=untuned,
         baseline=baseline,
-        dense=remembered(study, "dense", lambda: _dense(job, skip=skip)),
+        dense=remembered(study, "dense", lambda: measured_dense(job, skip=skip)),
         trials=tuple(point_of(job.prepared, trial) for trial in trials),
         confirmed=(confirmed,),
         search_seconds=float(str(study.fact(FIRST_SECONDS))) + sum(trial.seconds or 0.0 for trial in trials),
@@ -275,12 +275,3 @@ def rounds_of(job: TuningJob, trials: Sequence[Trial], reference: float) -> tupl
         )
         for number, trial in enumerate(trials)
     )
-
-
-def _dense(job: TuningJob, *, skip: int = 0, first: int | None = None) -> Evaluation:
-    """The original network on some of the search images."""
-    source, task = job.data.search.source, job.options.task
-    metrics = measure_quality(
-        job.prepared.model, source, task, split="search", device=job.options.device, skip=skip, first=first
-    )
-    return Evaluation(metrics=metrics, seconds=0.0)

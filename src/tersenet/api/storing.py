@@ -21,6 +21,7 @@ from tersenet.api.building import (
     aimed_dtype,
     code_and_tune,
     cut_by,
+    measured_dense,
     weigh,
     with_storage,
 )
@@ -28,7 +29,6 @@ from tersenet.api.prepare import SIZE_AIM, Prepared, make_evaluator
 from tersenet.api.pruning import search_cut
 from tersenet.api.searching import Found, search
 from tersenet.api.tuning import redecode
-from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.core.rules import ChannelRule
@@ -36,7 +36,6 @@ from tersenet.core.target import CostKind
 from tersenet.envs import Budget, ChannelSpace, LookupCost, StorageSpace, refuse_unreachable, storage_form
 from tersenet.errors import ModelError, TargetError
 from tersenet.graph import ModelGraph, trace
-from tersenet.measurement import measure_quality
 from tersenet.measurement.placement import PlacedBatches, placement_of
 from tersenet.recipes import StorageConfig
 from tersenet.search import Study
@@ -64,7 +63,9 @@ def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     found = search(stage, study, evaluator, seed=job.seed, options=job.options)
     confirmed = tuple(one.model_copy(update={"policy": _joined(cut, one.policy)}) for one in found.confirmed)
     summary = None if first is None else first.summary
-    found = replace(found, dense=_dense(job), confirmed=confirmed, first_stage=summary)
+    found = replace(
+        found, dense=measured_dense(job, skip=job.data.num_trial_samples), confirmed=confirmed, first_stage=summary
+    )
     return _tune_within(job, stage, cut, found.winner), found
 
 
@@ -222,14 +223,6 @@ def _check_cut_bounds(job: TuningJob, cut: CutNetwork) -> None:
 def _joined(cut: CutNetwork, storage: Policy) -> Policy:
     """What cut the network, together with how what is left is stored."""
     return cut.policy.model_copy(update={"storage": storage.storage})
-
-
-def _dense(job: TuningJob) -> Evaluation:
-    """The original network on the search images that trials never see."""
-    skip = job.data.num_trial_samples
-    source, task = job.data.search.source, job.options.task
-    metrics = measure_quality(job.prepared.model, source, task, split="search", device=job.options.device, skip=skip)
-    return Evaluation(metrics=metrics, seconds=0.0)
 
 
 def _tune_within(job: TuningJob, stage: Prepared, cut: CutNetwork, winner: Policy) -> Tuned:

@@ -5,6 +5,7 @@ from tersenet.data.augment import Augmentation
 from tersenet.data.batches import BatchSource, from_batches
 from tersenet.data.cifar10 import cifar10
 from tersenet.data.digits import digits
+from tersenet.data.first import First
 from tersenet.data.folder import image_folder
 from tersenet.data.images import ImageSource
 from tersenet.data.mnist import mnist
@@ -16,6 +17,7 @@ __all__ = [
     "Augmentation",
     "BatchSource",
     "Data",
+    "First",
     "ImageSource",
     "Inputs",
     "SearchSplit",
