@@ -208,8 +208,7 @@ def prepare(
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
-    has_fixed_cut = isinstance(config, StorageConfig) and chosen.build_first is None
-    may_cut_nothing = has_fixed_cut and _cuts_nothing(config, ruled.rules)
+    may_cut_nothing = chosen.build_first is None and _cuts_nothing(config, ruled.rules)
     space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
     prepared = Prepared(
         model=model,
