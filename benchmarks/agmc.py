@@ -17,9 +17,7 @@ was.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sqlite3
 import statistics
 import sys
@@ -28,7 +26,7 @@ from itertools import accumulate
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, compress
@@ -166,18 +164,13 @@ def trials_to_match(found: list[dict[str, object]]) -> list[dict[str, object]]:
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/agmc"), help="folder for runs that can be continued")
-    parser.add_argument("--jobs", nargs="*", default=default_jobs(), help="NETWORK:METHOD:SEED:EPOCHS")
+    parser = command_line(__doc__, work="runs/agmc", jobs=("NETWORK:METHOD:SEED:EPOCHS", default_jobs()))
     parser.add_argument("--trials", type=int, default=300, help="evaluations of a search")
     parser.add_argument("--images", type=int, default=1000, help="search images of a trial")
     parser.add_argument("--name", default="agmc", help="name of the result file")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(parser)
     command = "python benchmarks/agmc.py"
-    setting = Setting(Path(arguments.data), arguments.work, arguments.trials, arguments.images)
+    setting = Setting(arguments.data, arguments.work, arguments.trials, arguments.images)
     file = ResultFile(arguments.name, command=command)
     for job in arguments.jobs:
         network, method, seed, epochs = job.split(":")

@@ -10,8 +10,6 @@ benchmarks/results/clustering.json; goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from numpy.typing import NDArray
-from rows import ResultFile, print_rows
+from rows import ResultFile, command_line, parsed, print_rows
 from sklearn.cluster import KMeans
 
 from tersenet import models
@@ -90,11 +88,7 @@ def _error(values: NDArray[np.float32], codebook: NDArray[np.float64]) -> float:
 
 def main() -> None:
     """Measure what is missing, print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(command_line(__doc__))
     weights = weights_of(arguments.data / "weights" / f"{NETWORK}_cifar10.safetensors")
     file = ResultFile("clustering", command="OMP_NUM_THREADS=1 python benchmarks/clustering.py")
     fields: dict[str, object] = {"network": NETWORK, "data": "cifar10", "method": "exact-1d-kmeans", "seed": 0}

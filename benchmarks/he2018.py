@@ -11,15 +11,13 @@ where it was.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models, recipes
 from tersenet.api import CompressOptions, compress
@@ -110,13 +108,7 @@ def medians(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/he2018"), help="folder for runs that can be continued")
-    parser.add_argument("--jobs", nargs="*", default=default_jobs(), help="NETWORK:METHOD:SEED:EPOCHS")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(command_line(__doc__, work="runs/he2018", jobs=("NETWORK:METHOD:SEED:EPOCHS", default_jobs())))
     command = "python benchmarks/he2018.py"
     file = ResultFile("he2018", command=command)
     for job in arguments.jobs:

@@ -18,8 +18,6 @@ passes, un-tuned, and writes no rows: its numbers mean nothing.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 import time
@@ -30,7 +28,7 @@ import numpy as np
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows
+from rows import ResultFile, command_line, parsed, print_rows
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions
@@ -219,15 +217,11 @@ class NoFile:
 
 def main() -> None:
     """Measure what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/int8"), help="folder for files and checkpoints")
+    parser = command_line(__doc__, work="runs/int8")
     parser.add_argument("--epochs", type=int, default=3, help="fine-tuning of the cut networks")
     parser.add_argument("--networks", nargs="*", default=["resnet20", "resnet56"])
     parser.add_argument("--check", action="store_true", help="the whole way with little effort; writes no rows")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(parser)
     cifar = data.cifar10(arguments.data / "cifar10")
     file = NoFile() if arguments.check else ResultFile("int8", command="python benchmarks/int8.py")
     epochs, effort = (0, CHECK) if arguments.check else (arguments.epochs, FULL)

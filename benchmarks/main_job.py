@@ -11,13 +11,11 @@ DATA_FOLDER holds cifar10/ and weights/resnet20_cifar10.safetensors.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, Result, compress
@@ -80,15 +78,9 @@ def run_once(root: Path, work: Path, *, method: str, seed: int, epochs: int, com
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/main_job"), help="folder for runs that can be continued"
-    )
-    parser.add_argument("--jobs", nargs="*", default=["he2018:0:10", "he2018:1:0", "he2018:2:0", "uniform:0:10"])
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    jobs = ("he2018:0:10", "he2018:1:0", "he2018:2:0", "uniform:0:10")
+    parser = command_line(__doc__, work="runs/main_job", jobs=("METHOD:SEED:EPOCHS", jobs))
+    arguments = parsed(parser)
     command = "python benchmarks/main_job.py"
     file = ResultFile("main_job", command=command)
     for job in arguments.jobs:

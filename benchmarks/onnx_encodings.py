@@ -17,8 +17,6 @@ DATA_FOLDER holds weights/ and cifar10/. All rows are measured anew, since laten
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import tempfile
 import time
@@ -33,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import RESULTS, ResultFile, print_rows
+from rows import RESULTS, ResultFile, command_line, parsed, print_rows
 
 from tersenet import data, models, pack
 from tersenet.core.plan import Plan
@@ -154,17 +152,12 @@ def time_rows(files: dict[str, Exported], images: Tensor, num_runs: int) -> dict
 
 def main() -> None:
     """Measure all rows and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="holds weights/ and cifar10/"
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--runs", type=int, default=200, help="timed passes of batch 1; a tenth of batch 64")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, the folder that holds weights/ and cifar10/")
+    arguments = parsed(parser)
     started = time.perf_counter()
     torch.set_num_threads(1)
-    folder = Path(arguments.data)
+    folder = arguments.data
     model = models.build(NETWORK).eval()
     models.load_weights(model, folder / "weights" / f"{NETWORK}_cifar10.safetensors")
     split = data.cifar10(folder / "cifar10").search

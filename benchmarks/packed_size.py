@@ -19,9 +19,7 @@ DATA_FOLDER holds weights/. Rows that are there already are kept. Peak memory is
 
 from __future__ import annotations
 
-import argparse
 import lzma
-import os
 import resource
 import sys
 import tempfile
@@ -36,7 +34,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows
+from rows import ResultFile, command_line, print_rows
 
 from tersenet import models, pack
 from tersenet.core.plan import Plan
@@ -215,8 +213,7 @@ def large_row() -> dict[str, object]:
 
 def main() -> None:
     """Fill in the rows that are missing, then print all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder that holds weights/")
+    parser = command_line(__doc__)
     parser.add_argument("--large", action="store_true", help="VGG-16 instead of the others")
     arguments = parser.parse_args()
     results = ResultFile("packed_size", command="python benchmarks/packed_size.py [--large]")
@@ -232,7 +229,7 @@ def main() -> None:
             for method in FORMS:
                 if not results.has(network=network, method=method):
                     started = time.perf_counter()
-                    row = size_row(network, method, Path(arguments.data) / "weights" / f"{weights}.safetensors")
+                    row = size_row(network, method, arguments.data / "weights" / f"{weights}.safetensors")
                     results.add(row, seconds=time.perf_counter() - started)
     print_rows([row for row in results.rows if "ideal_bytes" in row], SIZE_COLUMNS)
     print()

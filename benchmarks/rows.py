@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,33 @@ from tersenet.core.files import write_whole
 from tersenet.core.summary import RunSummary
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command_line(
+    doc: str | None, *, work: str | None = None, jobs: tuple[str, Sequence[str]] | None = None
+) -> argparse.ArgumentParser:
+    """The options that benchmarks share: ``--data``, and where asked for ``--work`` and ``--jobs``.
+
+    Args:
+        doc: the benchmark's docstring, its help.
+        work: default of the folder for runs that can be continued.
+        jobs: how a job is written, and the default ones.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
+    if work is not None:
+        parser.add_argument("--work", type=Path, default=Path(work), help="folder for runs that can be continued")
+    if jobs is not None:
+        parser.add_argument("--jobs", nargs="*", default=list(jobs[1]), help=jobs[0])
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given; without the folder of the data, an error that says so."""
+    given = parser.parse_args()
+    if given.data is None:
+        parser.error("give --data, or set TERSENET_DATA")
+    return given
 
 
 class ResultFile:

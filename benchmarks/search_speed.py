@@ -17,8 +17,6 @@ turn, so that what else the machine does meets all of them. Seconds depend on th
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 import time
@@ -32,7 +30,7 @@ import torch
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows
+from rows import ResultFile, command_line, parsed, print_rows
 
 from tersenet import Policy, data, models
 from tersenet.data import Data
@@ -277,19 +275,16 @@ def load_case(root: Path, name: str) -> Case:
 
 def main() -> None:
     """Measure what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
+    parser = command_line(__doc__)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(parser)
     file = ResultFile("search_speed", command="python benchmarks/search_speed.py")
     for what in arguments.rows:
         measure, cases = ROWS[what]
         for name, num_policies in cases:
             if not file.has(row=what, network=name):
                 begin = time.perf_counter()
-                found = measure(load_case(Path(arguments.data), name), num_policies)
+                found = measure(load_case(arguments.data, name), num_policies)
                 file.add(
                     {"row": what, "network": name, "macs_ratio": MACS_RATIO, "seed": SEED} | found,
                     seconds=time.perf_counter() - begin,

@@ -11,8 +11,6 @@ benchmarks/results/trial_correlation.json; goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 import typing
@@ -22,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows
+from rows import ResultFile, command_line, parsed, print_rows
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -128,12 +126,7 @@ def bootstrap(trials: np.ndarray, reached: np.ndarray) -> tuple[float, float]:
 
 def main() -> None:
     """Tune what is missing, measure every way of a trial, print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/trial_correlation"), help="folder for checkpoints")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(command_line(__doc__, work="runs/trial_correlation"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     cifar = replace(data.cifar10(arguments.data / "cifar10"), num_trial_samples=TRIAL_IMAGES)
     model = models.build(NETWORK)

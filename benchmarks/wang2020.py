@@ -18,15 +18,13 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Policy, Target, data, models
 from tersenet.api import CompressOptions, apply, compress
@@ -199,15 +197,7 @@ def _gaps(rows: list[dict[str, object]], network: str, first: str, second: str, 
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/wang2020"), help="folder for runs that can be continued"
-    )
-    parser.add_argument("--jobs", nargs="*", default=default_jobs(), help="NETWORK:ROW:SEED")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(command_line(__doc__, work="runs/wang2020", jobs=("NETWORK:ROW:SEED", default_jobs())))
     command = "python benchmarks/wang2020.py"
     file = ResultFile("wang2020", command=command)
     for job in arguments.jobs:

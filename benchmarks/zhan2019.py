@@ -18,7 +18,6 @@ parameters for a dense runtime, so it has no bound on them); position, filter_po
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Target, data
 from tersenet.api import CompressOptions, Result, TrainOptions, compress, evaluate, train
@@ -205,11 +204,9 @@ def rows_of(
     return [before, after]
 
 
-def parsed() -> argparse.Namespace:
+def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder with cifar10/")
-    parser.add_argument("--work", type=Path, default=Path("runs/zhan2019"), help="folder for runs that can go on")
+    parser = command_line(__doc__, work="runs/zhan2019", jobs=("VARIANT:SEED", ["agent:0", "uniform:0"]))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=float, default=0.5, help="channels over those of VGG-16")
     parser.add_argument("--base-epochs", type=int, default=CONVERGED_EPOCHS)
@@ -223,11 +220,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--max-flops-ratio", type=float, default=0.3)
     parser.add_argument("--max-size-ratio", type=float, default=1 / 33)
     parser.add_argument("--lower-bound", type=float, default=0.1, help="share of a group's channels that stays")
-    parser.add_argument("--jobs", nargs="*", default=["agent:0", "uniform:0"], help="VARIANT:SEED")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
-    given.data = Path(given.data)
+    given = parsed(parser)
     for job in given.jobs:
         if job.partition(":")[0] not in VARIANTS:
             parser.error(f"--jobs {job}: the variants are {', '.join(VARIANTS)}")
@@ -236,7 +229,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    given = parsed()
+    given = options()
     command = "python benchmarks/zhan2019.py " + " ".join(sys.argv[1:])
     file = ResultFile("zhan2019", command="python benchmarks/zhan2019.py")
     cifar = opened(given)

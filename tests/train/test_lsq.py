@@ -52,7 +52,7 @@ def gradients(latent: Array, scales: Array, bits: int, upstream: Array) -> tuple
     coded = LinearWeights(
         integers=np.zeros(latent.shape, dtype=np.int8), scales=scales.astype(np.float32), weight_bits=bits, axis=0
     )
-    module = LearnedSteps(coded, torch.device("cpu"))
+    module = LearnedSteps(coded, torch.empty(0))
     weights = torch.tensor(latent, dtype=torch.float32, requires_grad=True)
     (module(weights) * torch.tensor(upstream, dtype=torch.float32)).sum().backward()
     assert weights.grad is not None

@@ -26,24 +26,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from tersenet.agents.files import load_networks
-from tersenet.agents.losses import actor_loss, critic_loss, critic_targets, moving_average, soft_update
+from tersenet.agents.losses import actor_loss, critic_loss, critic_targets, descend, moving_average, soft_update
 from tersenet.agents.networks import Actor, Critic
 from tersenet.agents.noise import decayed_sigma, truncated_normal
 from tersenet.agents.random import check_reward
 from tersenet.agents.replay import Batch, ReplayBuffer
-from tersenet.agents.state import (
-    module_state,
-    optimizer_state,
-    restore_module,
-    restore_optimizer,
-    restore_rng,
-    rng_state,
-)
+from tersenet.agents.state import AgentState
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.protocols import Box, FloatArray, State, Transition
-
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class DDPGConfig(BaseModel, frozen=True, extra="forbid"):
@@ -221,9 +211,9 @@ class DDPG:
         both = torch.from_numpy(np.concatenate([batch.observations, batch.next_observations]))
         states, next_states = self._encoder(both).split(len(batch.rewards))
         values = self._critic(states, torch.from_numpy(batch.actions))
-        _step(self._critic_optimizer, critic_loss(values, self._targets(batch, next_states)))
+        descend(self._critic_optimizer, critic_loss(values, self._targets(batch, next_states)))
         seen = states.detach()
-        _step(self._actor_optimizer, actor_loss(self._critic(seen, self._actor(seen))))
+        descend(self._actor_optimizer, actor_loss(self._critic(seen, self._actor(seen))))
         soft_update(self._target_actor.parameters(), self._actor.parameters(), tau=self._config.tau)
         soft_update(self._target_critic.parameters(), self._critic.parameters(), tau=self._config.tau)
 
@@ -241,17 +231,11 @@ class DDPG:
 
     def state_dict(self) -> State:
         """Networks, optimisers, replay, random state and counters, as copies."""
-        state: State = {}
-        for name, module in self._modules().items():
-            state |= module_state(name, module)
-        state |= optimizer_state("actor_optimizer", self._actor_optimizer)
-        state |= optimizer_state("critic_optimizer", self._critic_optimizer)
-        state |= {f"replay.{name}": array for name, array in self._replay.state_dict().items()}
-        state["rng"] = rng_state(self._rng)
-        state["num_episodes"] = np.array(self._num_episodes)
-        state["pending_updates"] = np.array(self._pending_updates)
-        state["baseline"] = np.array(np.nan if self._baseline is None else self._baseline)
-        return state
+        return self._state().save() | {
+            "num_episodes": np.array(self._num_episodes),
+            "pending_updates": np.array(self._pending_updates),
+            "baseline": np.array(np.nan if self._baseline is None else self._baseline),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Put a saved state back.
@@ -259,17 +243,19 @@ class DDPG:
         Raises:
             StudyError: the state is of an agent with other sizes.
         """
-        for name, module in self._modules().items():
-            restore_module(name, module, state)
-        restore_optimizer("actor_optimizer", self._actor_optimizer, state)
-        restore_optimizer("critic_optimizer", self._critic_optimizer, state)
-        prefix = "replay."
-        self._replay.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-        restore_rng(self._rng, state["rng"])
+        self._state().restore(state)
         self._num_episodes = int(state["num_episodes"])
         self._pending_updates = int(state["pending_updates"])
         baseline = float(state["baseline"])
         self._baseline = None if np.isnan(baseline) else baseline
+
+    def _state(self) -> AgentState:
+        return AgentState(
+            modules=self._modules(),
+            optimizers={"actor_optimizer": self._actor_optimizer, "critic_optimizer": self._critic_optimizer},
+            memories={"replay": self._replay},
+            rng=self._rng,
+        )
 
     def _modules(self) -> dict[str, nn.Module]:
         return {
@@ -285,14 +271,6 @@ class DDPG:
 def _state_size(encoder: nn.Module, observation_size: int) -> int:
     states: Tensor = encoder(torch.zeros(1, observation_size))
     return states.shape[1]
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    # Gradients of this optimiser's own parameters only: the actor's loss runs through the critic.
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
 
 
 def _derived_seeds(seed: int) -> list[int]:

@@ -21,19 +21,9 @@ from tersenet.agents.losses import double_q_targets, huber_loss
 from tersenet.agents.networks import QNetwork
 from tersenet.agents.random import check_reward
 from tersenet.agents.replay import Batch, ReplayBuffer
-from tersenet.agents.state import (
-    module_state,
-    optimizer_state,
-    restore_module,
-    restore_optimizer,
-    restore_rng,
-    rng_state,
-)
+from tersenet.agents.state import AgentState
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.protocols import Box, FloatArray, State, Transition
-
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class DQNConfig(BaseModel, frozen=True, extra="forbid"):
@@ -211,14 +201,10 @@ class DQN:
 
     def state_dict(self) -> State:
         """Networks, optimiser, replay, the last episode, random state and counters, as copies."""
-        state: State = module_state("online", self._online) | module_state("target", self._target)
-        state |= optimizer_state("optimizer", self._optimizer)
-        state |= {f"replay.{name}": array for name, array in self._replay.state_dict().items()}
+        state = self._state().save()
         if self._round is not None:
             state |= {f"round.{name}": getattr(self._round, name).copy() for name in Batch.__dataclass_fields__}
-        state["rng"] = rng_state(self._rng)
-        state["counts"] = np.array([self._num_episodes, self._num_updates, self._pending_updates])
-        return state
+        return state | {"counts": np.array([self._num_episodes, self._num_updates, self._pending_updates])}
 
     def load_state_dict(self, state: State) -> None:
         """Put a saved state back.
@@ -226,15 +212,17 @@ class DQN:
         Raises:
             StudyError: the state is of an agent with other sizes.
         """
-        restore_module("online", self._online, state)
-        restore_module("target", self._target, state)
-        restore_optimizer("optimizer", self._optimizer, state)
-        self._replay.load_state_dict(
-            {k.removeprefix("replay."): v for k, v in state.items() if k.startswith("replay.")}
-        )
+        self._state().restore(state)
         saved: dict[str, Any] = {
             name: state[f"round.{name}"].copy() for name in Batch.__dataclass_fields__ if f"round.{name}" in state
         }
         self._round = Batch(**saved) if saved else None
-        restore_rng(self._rng, state["rng"])
         self._num_episodes, self._num_updates, self._pending_updates = (int(count) for count in state["counts"])
+
+    def _state(self) -> AgentState:
+        return AgentState(
+            modules={"online": self._online, "target": self._target},
+            optimizers={"optimizer": self._optimizer},
+            memories={"replay": self._replay},
+            rng=self._rng,
+        )

@@ -101,3 +101,11 @@ def double_q_targets(
 def huber_loss(values_B: Tensor, targets_B: Tensor, *, delta: float) -> Tensor:
     """Half the squared error up to ``delta``, ``delta * (error - delta / 2)`` above; the mean, a scalar."""
     return F.huber_loss(values_B, targets_B.detach(), delta=delta)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down ``loss`` along the optimiser's own parameters only: an actor's loss runs through the critic."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()

@@ -22,26 +22,16 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from tersenet.agents.losses import weighted_critic_loss
+from tersenet.agents.losses import descend, weighted_critic_loss
 from tersenet.agents.noise import decayed_sigma
 from tersenet.agents.on_budget import clipped_through, overshoot, shifted_to_cost
 from tersenet.agents.plan_memory import PlanMemory, Plans
 from tersenet.agents.plan_networks import CriticParts, PlanActors, PlanCritics
 from tersenet.agents.random import check_reward
 from tersenet.agents.scores import RewardScale, scaled
-from tersenet.agents.state import (
-    module_state,
-    optimizer_state,
-    restore_module,
-    restore_optimizer,
-    restore_rng,
-    rng_state,
-)
+from tersenet.agents.state import AgentState
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.protocols import Box, FloatArray, State, Transition
-
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _OVERSHOOT_WEIGHT = 10.0
 """Weight of squared distances to the box in the actors' loss."""
@@ -216,7 +206,7 @@ class PlanAgent:
         for _ in range(updates):
             plans_MN = shifted_to_cost(self._actors(), prices, cost)
             loss = _OVERSHOOT_WEIGHT * overshoot(plans_MN) - self._judged(clipped_through(plans_MN)).sum()
-            _step(self._actor_optimizer, loss)
+            descend(self._actor_optimizer, loss)
 
     def _judged(self, plans_MN: Tensor) -> Tensor:
         """Values that actors are trained to raise: of each plan by its own critic, (M, 1), or of all by all, (M, M)."""
@@ -232,7 +222,7 @@ class PlanAgent:
             self._critics(plans_TN[chosen_MB]), targets_T[chosen_MB], weights_TM.T.gather(1, chosen_MB)
         )
         decay = torch.stack([parameter.square().sum() for parameter in self._critics.parameters()]).sum()
-        _step(self._critic_optimizer, loss + config.weight_decay * decay)
+        descend(self._critic_optimizer, loss + config.weight_decay * decay)
 
     def _budget(self) -> tuple[Tensor, float]:
         """Prices of the actions near the best plan so far, and what that plan costs; no prices without a budget."""
@@ -255,15 +245,7 @@ class PlanAgent:
 
     def state_dict(self) -> State:
         """Networks, optimisers, memory, random state and counter, as copies."""
-        return {
-            **module_state("critics", self._critics),
-            **module_state("actors", self._actors),
-            **optimizer_state("critic_optimizer", self._critic_optimizer),
-            **optimizer_state("actor_optimizer", self._actor_optimizer),
-            **{f"memory.{name}": array for name, array in self._memory.state_dict().items()},
-            "rng": rng_state(self._rng),
-            "num_learned": np.array(self._num_learned),
-        }
+        return self._state().save() | {"num_learned": np.array(self._num_learned)}
 
     def load_state_dict(self, state: State) -> None:
         """Put a saved state back.
@@ -271,25 +253,19 @@ class PlanAgent:
         Raises:
             StudyError: the state is of an agent with other sizes.
         """
-        prefix = "memory."
-        self._memory.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-        restore_module("critics", self._critics, state)
-        restore_module("actors", self._actors, state)
-        restore_optimizer("critic_optimizer", self._critic_optimizer, state)
-        restore_optimizer("actor_optimizer", self._actor_optimizer, state)
-        restore_rng(self._rng, state["rng"])
+        self._state().restore(state)
         self._num_learned = int(state["num_learned"])
+
+    def _state(self) -> AgentState:
+        return AgentState(
+            modules={"critics": self._critics, "actors": self._actors},
+            optimizers={"critic_optimizer": self._critic_optimizer, "actor_optimizer": self._actor_optimizer},
+            memories={"memory": self._memory},
+            rng=self._rng,
+        )
 
 
 def _known(features: FloatArray, action_size: int) -> Tensor:
     """One row per action: its place among all, one-hot, then its decision's features."""
     repeated = np.repeat(features, action_size, axis=0)
     return torch.from_numpy(np.concatenate([np.eye(len(repeated)), repeated], axis=1).astype(np.float32))
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    # Gradients of this optimiser's own parameters only: the actors' loss runs through the critics.
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()

@@ -27,18 +27,9 @@ from tersenet.agents.files import load_networks
 from tersenet.agents.losses import clipped_surrogate
 from tersenet.agents.networks import mlp
 from tersenet.agents.random import check_reward
-from tersenet.agents.state import (
-    module_state,
-    optimizer_state,
-    restore_module,
-    restore_optimizer,
-    restore_rng,
-    rng_state,
-)
+from tersenet.agents.state import AgentState
+from tersenet.core.bounds import Count, Positive
 from tersenet.core.protocols import Box, FloatArray, State, Transition
-
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
 
 _EDGE = 1e-6
 """How near to the ends of the box a proposal counts."""
@@ -186,15 +177,11 @@ class PPO:
 
     def state_dict(self) -> State:
         """Networks, optimiser, gathered episodes, random state and counters, as copies."""
-        state: State = {}
-        for name, module in self._modules().items():
-            state |= module_state(name, module)
-        state |= optimizer_state("optimizer", self._optimizer)
-        state |= {f"gathered.{name}": array.copy() for name, array in self._gathered.items()}
-        state["rng"] = rng_state(self._rng)
-        state["num_gathered"] = np.array(self._num_gathered)
-        state["num_episodes"] = np.array(self._num_episodes)
-        return state
+        return self._state().save() | {
+            **{f"gathered.{name}": array.copy() for name, array in self._gathered.items()},
+            "num_gathered": np.array(self._num_gathered),
+            "num_episodes": np.array(self._num_episodes),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Put a saved state back.
@@ -202,13 +189,13 @@ class PPO:
         Raises:
             StudyError: the state is of an agent with other sizes.
         """
-        for name, module in self._modules().items():
-            restore_module(name, module, state)
-        restore_optimizer("optimizer", self._optimizer, state)
+        self._state().restore(state)
         self._gathered = {name: state[f"gathered.{name}"].astype(np.float64) for name in _FIELDS}
-        restore_rng(self._rng, state["rng"])
         self._num_gathered = int(state["num_gathered"])
         self._num_episodes = int(state["num_episodes"])
+
+    def _state(self) -> AgentState:
+        return AgentState(modules=self._modules(), optimizers={"optimizer": self._optimizer}, rng=self._rng)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"encoder": self._encoder, "actor": self._actor, "critic": self._critic}

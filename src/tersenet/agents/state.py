@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -60,6 +62,53 @@ def restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, state: Mapp
         number, _, name = key.partition(".")
         entries.setdefault(int(number), {})[name] = torch.from_numpy(array.copy())
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Memory(Protocol):
+    """What an agent remembers of past episodes."""
+
+    def state_dict(self) -> State:
+        """Its arrays, as copies."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Put saved arrays back."""
+        ...
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """The parts of an agent that every trial changes, each under its name; counters are the agent's own matter."""
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    rng: np.random.Generator
+    memories: Mapping[str, Memory] = field(default_factory=dict)
+
+    def save(self) -> State:
+        """All parts, as copies."""
+        state: State = {"rng": rng_state(self.rng)}
+        for name, module in self.modules.items():
+            state |= module_state(name, module)
+        for name, optimizer in self.optimizers.items():
+            state |= optimizer_state(name, optimizer)
+        for name, memory in self.memories.items():
+            state |= {f"{name}.{key}": array for key, array in memory.state_dict().items()}
+        return state
+
+    def restore(self, state: State) -> None:
+        """Put what ``save`` returned back.
+
+        Raises:
+            StudyError: the state is of an agent with other sizes.
+        """
+        for name, memory in self.memories.items():
+            memory.load_state_dict(_under(name, state))
+        for name, module in self.modules.items():
+            restore_module(name, module, state)
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(name, optimizer, state)
+        restore_rng(self.rng, state["rng"])
 
 
 def _under(prefix: str, state: Mapping[str, object]) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from tersenet.core.bounds import Count, Positive
 from tersenet.errors import TargetError
 
 CostKind = Literal["macs", "params", "size_bytes", "nonzero_macs", "nonzero_params"]
 """What a network costs; the last two count only weights that are not zero."""
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Target(BaseModel, frozen=True, extra="forbid"):
@@ -39,7 +39,7 @@ class Target(BaseModel, frozen=True, extra="forbid"):
     max_size_bytes: Count | None = None
     """Bytes of the packed file, everything in it."""
 
-    max_latency_ms: Annotated[float, Field(gt=0.0)] | None = None
+    max_latency_ms: Positive | None = None
     """Milliseconds of one forward pass at batch 1."""
 
     max_top1_drop: Annotated[float, Field(ge=0.0, le=100.0)] | None = None

@@ -17,27 +17,25 @@ Axes: N entries of all codebooks of a tensor, one codebook after the other; O ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.utils import parametrize
 
-from tersenet.errors import PolicyError
-from tersenet.graph import unwrapped
+from tersenet.train.attached import StoredForm, attach, detach
 from tersenet.transforms.clusters import stack_blocks
 from tersenet.transforms.coded import SharedWeights
-from tersenet.transforms.parametrized import own_class
 
 Mode = Literal["shared", "straight_through"]
 """``shared``: only codebooks are trained, every weight keeps its entry. ``straight_through``: full-precision weights
 are trained beside them, and each takes the entry that is nearest to it at the moment."""
 
 
-class SharedValues(nn.Module):
-    """A parametrisation, from latent weights to entries of codebooks; the codebooks are its parameter."""
+class SharedValues(StoredForm):
+    """From latent weights to entries of codebooks; the codebooks are its parameter."""
 
     indices: Tensor
     """Entry of every weight, of all N, in its shape; where it began, if weights are assigned anew."""
@@ -49,14 +47,11 @@ class SharedValues(nn.Module):
     """Latent weights that are exactly zero."""
 
     def __init__(self, coded: SharedWeights, weight: Tensor, *, mode: Mode) -> None:
-        super().__init__()
+        super().__init__(weight, learns_latent=mode == "straight_through")
         self.axis = coded.axis
         self.channels_per_codebook = coded.channels_per_codebook
         self.shape = coded.codebooks.shape
         self.is_fixed = mode == "shared"
-        self.trains_weight = weight.requires_grad
-        self.later_names: dict[str, list[str]] = {}
-        """Parameters that follow this one, by path of the module that owns both."""
         indices_O = torch.from_numpy(coded.indices.astype(np.int64)).movedim(self.axis, 0)
         firsts_O = self._blocks(len(indices_O)) * self.shape[1]
         indices = (indices_O + firsts_O.reshape(-1, *[1] * (indices_O.ndim - 1))).movedim(0, self.axis).contiguous()
@@ -125,27 +120,7 @@ def attach_codebooks(model: nn.Module, coded: Mapping[str, SharedWeights], *, mo
         PolicyError: the model has no such weight, or its shape is another, or it has codebooks already; nothing is
             changed.
     """
-    model = unwrapped(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, weights in coded.items():
-        if name not in parameters:
-            raise PolicyError(f"The model has no parameter {name!r} without codebooks. {_WAY_OUT}")
-        if parameters[name].shape != weights.indices.shape:
-            shapes = f"{tuple(parameters[name].shape)}, but {weights.indices.shape} was clustered"
-            raise PolicyError(f"The shape of {name!r} is {shapes}. {_WAY_OUT}")
-    done: set[int] = set()
-    for name, weights in coded.items():
-        tensor = parameters[name]
-        if id(tensor) in done:
-            continue
-        done.add(id(tensor))
-        values = SharedValues(weights, tensor, mode=mode)
-        for path, module in list(model.named_modules()):
-            for attribute in [own for own, held in module._parameters.items() if held is tensor]:
-                order = list(module._parameters)
-                values.later_names[f"{path}.{attribute}"] = order[order.index(attribute) + 1 :]
-                parametrize.register_parametrization(module, attribute, values)
-        tensor.requires_grad_(values.trains_weight and not values.is_fixed)
+    attach(model, coded, partial(SharedValues, mode=mode), way_out=_WAY_OUT)
 
 
 _WAY_OUT = "Cluster the weights of this very model, and call detach_codebooks before codebooks are attached anew."
@@ -158,27 +133,7 @@ def detach_codebooks(model: nn.Module) -> dict[str, SharedWeights]:
         The learned codebooks, ascending, without entries that are not used, and the indices, by name of the weight as
         in ``state_dict()``; under its first name where it has several.
     """
-    model = unwrapped(model)
-    found: dict[str, SharedWeights] = {}
-    done: set[int] = set()
-    for path, module in list(model.named_modules()):
-        if not parametrize.is_parametrized(module):
-            continue
-        for attribute, stages in list(cast(nn.ModuleDict, module.parametrizations).items()):
-            if not isinstance(stages, parametrize.ParametrizationList) or not isinstance(stages[0], SharedValues):
-                continue
-            values, latent = stages[0], cast(nn.Parameter, stages.original)
-            coded = values.coded(latent)
-            own_class(module)
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-            for name in values.later_names.get(f"{path}.{attribute}", ()):
-                module._parameters[name] = module._parameters.pop(name)
-            if id(latent) not in done:
-                done.add(id(latent))
-                found[f"{path}.{attribute}" if path else attribute] = coded
-                with torch.no_grad():
-                    latent.requires_grad_(values.trains_weight).copy_(torch.from_numpy(coded.values()))
-    return found
+    return cast("dict[str, SharedWeights]", detach(model, SharedValues))
 
 
 def _rounded(values_N: Tensor, stored_as: torch.dtype) -> Tensor:

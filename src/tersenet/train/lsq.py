@@ -13,17 +13,14 @@ step with the sign of the latent weight, which gets the gradient unchanged.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from tersenet.errors import PolicyError
-from tersenet.graph import unwrapped
+from tersenet.train.attached import StoredForm, attach, detach
 from tersenet.transforms import LinearWeights
-from tersenet.transforms.parametrized import own_class
 
 _SMALLEST_STEP = 2.0**-24
 """Smallest positive fp16. A channel whose scale is zero begins here, so that it can grow again."""
@@ -31,20 +28,18 @@ _SMALLEST_STEP = 2.0**-24
 _WAY_OUT = "Quantise the weights of this very model, and call detach_steps before steps are attached anew."
 
 
-class LearnedSteps(nn.Module):
-    """A parametrisation, from latent weights to quantised ones; the steps are its parameters."""
+class LearnedSteps(StoredForm):
+    """From latent weights to quantised ones; the steps are its parameters."""
 
-    def __init__(self, coded: LinearWeights, device: torch.device) -> None:
-        super().__init__()
+    def __init__(self, coded: LinearWeights, weight: Tensor) -> None:
+        super().__init__(weight, learns_latent=True)
         self.weight_bits = coded.weight_bits
         self.axis = coded.axis
         scales = torch.from_numpy(coded.scales)
         self.stored_as = scales.dtype
         """Precision of a step in the file."""
-        self.steps = nn.Parameter(scales.to(device, torch.float32).clamp_min(_SMALLEST_STEP))
+        self.steps = nn.Parameter(scales.to(weight.device, torch.float32).clamp_min(_SMALLEST_STEP))
         """Step sizes, fp32, shape (O,); their magnitude counts."""
-        self.later_names: dict[str, list[str]] = {}
-        """Parameters behind the weight in each module that owns it, to keep their order."""
 
     def forward(self, latent: Tensor) -> Tensor:
         """The weights that will be stored, in shape and dtype of the latent ones."""
@@ -96,24 +91,7 @@ def attach_steps(model: nn.Module, coded: Mapping[str, LinearWeights]) -> None:
     Raises:
         PolicyError: the model has no such weight, or its shape is another, or it has steps already; nothing is changed.
     """
-    model = unwrapped(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, weights in coded.items():
-        if name not in parameters:
-            raise PolicyError(f"The model has no parameter {name!r} without steps. {_WAY_OUT}")
-        if parameters[name].shape != weights.integers.shape:
-            shapes = f"{tuple(parameters[name].shape)}, but {weights.integers.shape} was quantised"
-            raise PolicyError(f"The shape of {name!r} is {shapes}. {_WAY_OUT}")
-    done: set[int] = set()
-    for name, weights in coded.items():
-        tensor = parameters[name]
-        if id(tensor) not in done:
-            steps = LearnedSteps(weights, tensor.device)
-            for path, module, attribute in _places_of(model, tensor):
-                order = list(module._parameters)
-                steps.later_names[path] = order[order.index(attribute) + 1 :]
-                parametrize.register_parametrization(module, attribute, steps)
-            done.add(id(tensor))
+    attach(model, coded, LearnedSteps, way_out=_WAY_OUT)
 
 
 def detach_steps(model: nn.Module) -> dict[str, LinearWeights]:
@@ -123,40 +101,7 @@ def detach_steps(model: nn.Module) -> dict[str, LinearWeights]:
         The learned integers and scales, by name of the weight as in ``state_dict()``; under its first name where it
         has several.
     """
-    model = unwrapped(model)
-    found: dict[str, LinearWeights] = {}
-    latents: set[int] = set()
-    for path, module in list(model.named_modules()):
-        for attribute, steps in _steps_of(module).items():
-            coded = steps.coded(module.parametrizations[attribute].original)
-            own_class(module)
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-            for name in steps.later_names[path]:
-                if name in module._parameters:  # it may have steps itself
-                    module._parameters[name] = module._parameters.pop(name)
-            latent = module.get_parameter(attribute)
-            if id(latent) not in latents:
-                latents.add(id(latent))
-                found[f"{path}.{attribute}" if path else attribute] = coded
-                with torch.no_grad():
-                    latent.copy_(torch.from_numpy(coded.values()))
-    return found
-
-
-def _steps_of(module: Any) -> dict[str, LearnedSteps]:
-    """Steps of a module's own weights, by attribute."""
-    stages = module.parametrizations.items() if parametrize.is_parametrized(module) else ()
-    return {attribute: chain[0] for attribute, chain in stages if isinstance(chain[0], LearnedSteps)}
-
-
-def _places_of(model: nn.Module, tensor: Tensor) -> list[tuple[str, nn.Module, str]]:
-    """Every module, with its name, and attribute that holds this tensor."""
-    return [
-        (path, module, attribute)
-        for path, module in model.named_modules()
-        for attribute, own in module._parameters.items()
-        if own is tensor
-    ]
+    return cast("dict[str, LinearWeights]", detach(model, LearnedSteps))
 
 
 def _signs(weights: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ class SharedWeights:
     channels_per_codebook: int
     """Output channels per block; with one codebook the number of output channels."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.indices.shape
+
     def values(self) -> NDArray[np.float32]:
         """The weights, float32, shape of the weight."""
         indices_O = np.moveaxis(self.indices, self.axis, 0)
@@ -54,6 +59,11 @@ class LinearWeights:
 
     axis: int
     """Axis of the output channels: 0, or 1 for transposed convolutions."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.integers.shape
 
     def values(self) -> NDArray[np.float32]:
         """The weights, float32, shape of the weight."""
