@@ -85,6 +85,7 @@ def _inspection(
         search_seconds=seconds[0],
         finetune_seconds=seconds[1],
         notes=notes,
+        staircase=prepared.staircase if prepared is not None else None,
     )
 
 
@@ -127,6 +128,7 @@ def _typical_policy(prepared: Prepared, target: Target | None, options: Compress
             recipe=prepared.recipe.name,
             options=options,
             looked=(prepared.graph, prepared.notes),
+            staircase=prepared.staircase,
         )
     except TargetError:
         return Policy()

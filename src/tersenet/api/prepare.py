@@ -16,6 +16,7 @@ from tersenet.api.options import CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.rules import ChannelRule
+from tersenet.core.staircase import Staircase
 from tersenet.core.target import CostKind, Target
 from tersenet.criteria import Learned
 from tersenet.data import Data
@@ -33,6 +34,7 @@ from tersenet.envs import (
 from tersenet.errors import ModelError, SearchError, TargetError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
+from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
 from tersenet.transforms import make_plan, verify_groups
 
@@ -77,6 +79,9 @@ class Prepared:
 
     agent: Knowledge | None = None
     """Networks that the recipe's agent begins with."""
+
+    staircase: Staircase | None = None
+    """Where ``round_to="auto"`` was asked for; ``config`` has the number then."""
 
     @property
     def budget(self) -> Budget:
@@ -188,18 +193,21 @@ def prepare(
     recipe: str,
     options: CompressOptions,
     looked: tuple[ModelGraph, tuple[str, ...]] | None = None,
+    staircase: Staircase | None = None,
 ) -> Prepared:
     """Trace, check and bound a network.
 
     Args:
         target: None where no search follows; nothing is bounded then.
         looked: what ``look`` found, if it was called before.
+        staircase: what a probe for ``round_to="auto"`` found before, if there was one; else it is made here.
 
     Raises:
         ModelError: the network cannot be used, nothing in it can be cut, or a criterion of the user's own fails.
         UnknownNameError: a rule matches no layer.
         PolicyError: rules contradict each other.
         TargetError: the target cannot be reached by cutting channels.
+        MissingExtraError: ``round_to="auto"`` without onnxruntime.
     """
     started = time.perf_counter()
     chosen = recipes.get(recipe)
@@ -208,6 +216,7 @@ def prepare(
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
+    config, staircase = _with_block(config, graph, staircase)
     may_cut_nothing = chosen.build_first is None and _cuts_nothing(config, ruled.rules)
     space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
     prepared = Prepared(
@@ -218,8 +227,9 @@ def prepare(
         config=config,
         space=space,
         costs=_costs(model, graph, config, target),
-        notes=(*notes, *ruled.notes),
+        notes=(*notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
         agent=agent,
+        staircase=staircase,
         seconds=time.perf_counter() - started,
         rules=ruled.rules,
     )
@@ -234,6 +244,16 @@ def prepare(
         prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
     refuse_unreachable(space, prepared.budget)
     return prepared
+
+
+def _with_block(
+    config: ChannelConfig, graph: ModelGraph, staircase: Staircase | None
+) -> tuple[ChannelConfig, Staircase | None]:
+    """The configuration with a number in place of ``auto``, and what that comes from."""
+    if config.round_to != "auto":
+        return config, None
+    found = staircase or probe_staircase(graph)
+    return config.model_copy(update={"round_to": found.round_to}), found
 
 
 def _cuts_nothing(config: ChannelConfig, rules: Mapping[str, ChannelRule]) -> bool:

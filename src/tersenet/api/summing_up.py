@@ -54,6 +54,7 @@ def summarize(
         data=job.data.name,
         recipe=job.provenance["recipe"],
         recipe_config=prepared.config.model_dump(mode="json") | rules,
+        staircase=prepared.staircase,
         seed=job.seed,
         workers=options.workers,
         target=job.target,

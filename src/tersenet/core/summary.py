@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from tersenet.core.metrics import Latency, Metrics
 from tersenet.core.policy import Policy
+from tersenet.core.staircase import Staircase
 from tersenet.core.target import Target
 
 
@@ -214,6 +215,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     data: str
     recipe: str
     recipe_config: dict[str, object]
+    staircase: Staircase | None = None
+    """What ``round_to="auto"`` found; ``recipe_config`` has the number."""
     seed: int
     workers: int
     target: Target | None
@@ -297,3 +300,5 @@ class Inspection(BaseModel, frozen=True, extra="forbid"):
     finetune_seconds: float | None
     """Predicted from one timed step; None if no data was given."""
     notes: tuple[str, ...]
+    staircase: Staircase | None = None
+    """What ``round_to="auto"`` found, where that was asked for."""
