@@ -36,7 +36,7 @@ from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
-from tersenet.transforms import make_plan, verify_groups
+from tersenet.transforms import make_plan, verify_groups, without_parametrizations
 
 SIZE_AIM = 0.99
 """Share of a byte budget that the search aims at; what is left covers the index, which is known only when packed."""
@@ -50,7 +50,7 @@ class Prepared:
     """A network ready to be searched."""
 
     model: nn.Module
-    """The original, untouched."""
+    """The original, untouched; a copy with plain weights where torch computes some of them."""
 
     example_inputs: tuple[Tensor, ...]
     graph: ModelGraph
@@ -173,6 +173,25 @@ def known_agent(recipe: Recipe, options: CompressOptions) -> Knowledge | None:
     return found
 
 
+def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network that a run works on: the given one, or a copy whose weights are plain, and then a note that says so.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    made, layers = without_parametrizations(model)
+    if not layers:
+        return model, ()
+    some = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
+    number = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    note = (
+        f"Weights of {number} ({some}) are computed from others in every pass (weight norm, spectral norm or "
+        "another parametrisation): all work is on a copy with the numbers that come out, and what is delivered has "
+        "plain weights, tuned without the norm."
+    )
+    return made, (note,)
+
+
 def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
     """Check and trace a network; groups whose cut does not work are locked, and a note says so.
 
@@ -213,6 +232,7 @@ def prepare(
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     agent = known_agent(chosen, options)
+    model, plain_notes = plain(model)
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
@@ -227,7 +247,7 @@ def prepare(
         config=config,
         space=space,
         costs=_costs(model, graph, config, target),
-        notes=(*notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
+        notes=(*plain_notes, *notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
         agent=agent,
         staircase=staircase,
         seconds=time.perf_counter() - started,
