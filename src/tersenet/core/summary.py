@@ -50,6 +50,17 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
 
 
+class FlowNode(BaseModel, frozen=True, extra="forbid"):
+    """One stop of the data on its way through the original network."""
+
+    kind: Literal["input", "layer", "join"]
+    """An input of the network, a call of a layer, or an operator where several values meet."""
+    name: str
+    """Of the layer, or of the operator (``add``, ``cat``)."""
+    reads: tuple[int, ...]
+    """Positions of those whose values it reads, ascending, all before its own."""
+
+
 StorageKind = Literal["raw", "clusters", "linear", "rest"]
 
 
@@ -245,6 +256,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     mcnemar: McNemar | None
     layers: tuple[LayerRow, ...]
     groups: tuple[GroupRow, ...]
+    flow: tuple[FlowNode, ...] = ()
+    """The original network's data flow, in order of execution."""
     storage: tuple[StorageRow, ...] = ()
     """Where the bytes of the packed file go."""
     trials: tuple[TrialPoint, ...]
