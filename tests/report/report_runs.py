@@ -12,6 +12,7 @@ from tersenet.core.summary import (
     Check,
     Confirmed,
     EpochPoint,
+    FlowNode,
     GroupRow,
     Int8File,
     LayerRow,
@@ -84,6 +85,17 @@ def _layer(name: str, before: tuple[int, ...], after: tuple[int, ...], pixels: i
         params_after=int(np.prod(after)),
         group_id=group_id,
     )
+
+
+def _flow(layers: tuple[LayerRow, ...]) -> tuple[FlowNode, ...]:
+    """Input and stem, blocks of two layers and a sum, the last layer."""
+    nodes = [FlowNode(kind="input", name="input", reads=())]
+    for layer in layers:
+        nodes.append(FlowNode(kind="layer", name=layer.name, reads=(len(nodes) - 1,)))
+        if layer.name.endswith("conv2"):
+            here = len(nodes)
+            nodes.append(FlowNode(kind="join", name="add", reads=(here - 3, here - 1)))
+    return tuple(nodes)
 
 
 def _storage(layers: tuple[LayerRow, ...]) -> tuple[StorageRow, ...]:
@@ -207,6 +219,7 @@ def realistic_run() -> RunSummary:
         mcnemar=McNemar(only_dense_right=301, only_compressed_right=189, p_value=4.6e-7),
         layers=layers,
         groups=groups,
+        flow=_flow(layers),
         storage=_storage(layers),
         int8=int8_file(),
         trials=trials,

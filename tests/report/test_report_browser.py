@@ -13,8 +13,8 @@ from headless import NAMES, Browser, find_chromium
 from PIL import Image
 from report_runs import page_source
 
-FIGURES = 8
-"""Channels, MACs, bytes, course, quality against MACs and against bytes, fine-tuning, latency."""
+FIGURES = 9
+"""Channels, MACs, bytes, graph, course, quality against MACs and against bytes, fine-tuning, latency."""
 
 MEASURE = """
 (windowWidth => {

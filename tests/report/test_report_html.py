@@ -50,8 +50,8 @@ def figures(source: str) -> list[str]:
 def test_the_page_has_all_sections_and_figures() -> None:
     names = ["before-after", "caveats", "policy", "search", "finetuning", "checks", "provenance"]
     assert sections(page_source()) == names
-    # channels, MACs, bytes, course, quality against MACs and against bytes, fine-tuning, latency
-    assert len(figures(page_source())) == 8
+    # channels, MACs, bytes, graph, course, quality against MACs and against bytes, fine-tuning, latency
+    assert len(figures(page_source())) == 9
 
 
 def test_nothing_is_loaded_and_nothing_is_run() -> None:
@@ -170,7 +170,7 @@ def test_a_given_policy_without_search_has_no_search_section() -> None:
     )  # fmt: skip
     source = render_html(run)
     assert sections(source) == ["before-after", "policy", "finetuning", "provenance"]
-    assert len(figures(source)) == 4  # channels, MACs, bytes, latency
+    assert len(figures(source)) == 5  # channels, MACs, bytes, graph, latency
 
 
 def test_a_run_that_measured_almost_nothing_still_has_a_page() -> None:

@@ -28,15 +28,19 @@ from tersenet.api.summing_up import missed_bounds, summarize
 from tersenet.api.tuning import tune_until_kept
 from tersenet.core.files import remove_leftovers
 from tersenet.core.policy import Policy
+from tersenet.core.staircase import Staircase
 from tersenet.core.target import Target
 from tersenet.core.version import __version__
 from tersenet.data import Data
 from tersenet.errors import MissingExtraError, TargetError
 from tersenet.measurement import measure_quality
 from tersenet.report import write_report
-from tersenet.search import Study
+from tersenet.search import Study, kept_fact
 
 STUDY_FILE = "study.sqlite"
+
+STAIRCASE = "staircase"
+"""Key in the study: what ``round_to="auto"`` found when the run began."""
 
 
 def compress(
@@ -67,7 +71,14 @@ def compress(
     check_export(options.export)
     _check_reference(target, options)
     with _run_folder(options) as folder:
-        prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
+        prepared = prepare(
+            model,
+            data.example_inputs(),
+            target=target,
+            recipe=recipe,
+            options=options,
+            staircase=_staircase(folder),
+        )
         for note in prepared.notes:
             options.progress.note(note)
         try_export(prepared, data, options.export, seed=seed)
@@ -77,6 +88,8 @@ def compress(
         if evaluator is not None:
             identity |= evaluator.signature
         with Study(folder / STUDY_FILE, identity=identity) as study:  # until the end: one process per folder
+            if prepared.staircase is not None:
+                study.agree(STAIRCASE, {"found": prepared.staircase.model_dump_json()})
             remove_leftovers(folder)
             remove_leftovers(folder / CHECKPOINTS)
             job = TuningJob(
@@ -155,11 +168,19 @@ def _reference(prepared: Prepared, data: Data, target: Target, options: Compress
     return metrics.quality
 
 
+def _staircase(folder: Path) -> Staircase | None:
+    """What the run that is gone on with measured: another probe could find another block, and be another run."""
+    kept = kept_fact(folder / STUDY_FILE, STAIRCASE)
+    return Staircase.model_validate_json(str(kept["found"])) if isinstance(kept, dict) else None
+
+
 def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, options: CompressOptions) -> dict[str, str]:
     search_config = prepared.config.model_dump(
         mode="json",
         exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
     )
+    if prepared.staircase is not None:
+        search_config["round_to"] = "auto"  # the number is kept with what it comes from
     begun_with = {} if prepared.agent is None else {"agent": prepared.agent.sha256}
     rules = {} if options.rules is None else {"rules": options.rules.model_dump_json()}
     return (

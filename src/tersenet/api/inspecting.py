@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tersenet import recipes
 from tersenet.api.delivery import group_rows, layer_rows
 from tersenet.api.options import CompressOptions
-from tersenet.api.prepare import Prepared, configure, look, make_evaluator, prepare
+from tersenet.api.prepare import Prepared, configure, look, make_evaluator, plain, prepare
 from tersenet.api.storing import first_cut, smallest_stored
 from tersenet.api.tuning import redecode
 from tersenet.core.policy import Policy
@@ -51,7 +51,9 @@ def inspect(
     if inputs is None:
         raise DataError("inspect needs data or example_inputs to run the network on. Give one of them.")
     configure(recipes.get(recipe), options)
+    model, plain_notes = plain(model)
     graph, notes = look(model, inputs)
+    notes = (*plain_notes, *notes)
     try:
         prepared = prepare(model, inputs, target=None, recipe=recipe, options=options, looked=(graph, notes))
     except ModelError as error:  # nothing can be cut: say so, and show why, group by group
@@ -85,6 +87,7 @@ def _inspection(
         search_seconds=seconds[0],
         finetune_seconds=seconds[1],
         notes=notes,
+        staircase=prepared.staircase if prepared is not None else None,
     )
 
 
@@ -127,6 +130,7 @@ def _typical_policy(prepared: Prepared, target: Target | None, options: Compress
             recipe=prepared.recipe.name,
             options=options,
             looked=(prepared.graph, prepared.notes),
+            staircase=prepared.staircase,
         )
     except TargetError:
         return Policy()

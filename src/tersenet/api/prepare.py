@@ -16,6 +16,7 @@ from tersenet.api.options import CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.rules import ChannelRule
+from tersenet.core.staircase import Staircase
 from tersenet.core.target import CostKind, Target
 from tersenet.criteria import Learned
 from tersenet.data import Data
@@ -33,8 +34,9 @@ from tersenet.envs import (
 from tersenet.errors import ModelError, SearchError, TargetError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
+from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
-from tersenet.transforms import make_plan, verify_groups
+from tersenet.transforms import make_plan, verify_groups, without_parametrizations
 
 SIZE_AIM = 0.99
 """Share of a byte budget that the search aims at; what is left covers the index, which is known only when packed."""
@@ -48,7 +50,7 @@ class Prepared:
     """A network ready to be searched."""
 
     model: nn.Module
-    """The original, untouched."""
+    """The original, untouched; a copy with plain weights where torch computes some of them."""
 
     example_inputs: tuple[Tensor, ...]
     graph: ModelGraph
@@ -77,6 +79,9 @@ class Prepared:
 
     agent: Knowledge | None = None
     """Networks that the recipe's agent begins with."""
+
+    staircase: Staircase | None = None
+    """Where ``round_to="auto"`` was asked for; ``config`` has the number then."""
 
     @property
     def budget(self) -> Budget:
@@ -168,6 +173,25 @@ def known_agent(recipe: Recipe, options: CompressOptions) -> Knowledge | None:
     return found
 
 
+def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network that a run works on: the given one, or a copy whose weights are plain, and then a note that says so.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    made, layers = without_parametrizations(model)
+    if not layers:
+        return model, ()
+    some = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
+    number = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    note = (
+        f"Weights of {number} ({some}) are computed from others in every pass (weight norm, spectral norm or "
+        "another parametrisation): all work is on a copy with the numbers that come out, and what is delivered has "
+        "plain weights, tuned without the norm."
+    )
+    return made, (note,)
+
+
 def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
     """Check and trace a network; groups whose cut does not work are locked, and a note says so.
 
@@ -188,26 +212,31 @@ def prepare(
     recipe: str,
     options: CompressOptions,
     looked: tuple[ModelGraph, tuple[str, ...]] | None = None,
+    staircase: Staircase | None = None,
 ) -> Prepared:
     """Trace, check and bound a network.
 
     Args:
         target: None where no search follows; nothing is bounded then.
         looked: what ``look`` found, if it was called before.
+        staircase: what a probe for ``round_to="auto"`` found before, if there was one; else it is made here.
 
     Raises:
         ModelError: the network cannot be used, nothing in it can be cut, or a criterion of the user's own fails.
         UnknownNameError: a rule matches no layer.
         PolicyError: rules contradict each other.
         TargetError: the target cannot be reached by cutting channels.
+        MissingExtraError: ``round_to="auto"`` without onnxruntime.
     """
     started = time.perf_counter()
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     agent = known_agent(chosen, options)
+    model, plain_notes = plain(model)
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
+    config, staircase = _with_block(config, graph, staircase)
     may_cut_nothing = chosen.build_first is None and _cuts_nothing(config, ruled.rules)
     space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
     prepared = Prepared(
@@ -218,8 +247,9 @@ def prepare(
         config=config,
         space=space,
         costs=_costs(model, graph, config, target),
-        notes=(*notes, *ruled.notes),
+        notes=(*plain_notes, *notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
         agent=agent,
+        staircase=staircase,
         seconds=time.perf_counter() - started,
         rules=ruled.rules,
     )
@@ -234,6 +264,16 @@ def prepare(
         prepared = prepared.bounded_to(target.minimize, max(FIRST_GUESS * cost.original, reachable(space, cost.table)))
     refuse_unreachable(space, prepared.budget)
     return prepared
+
+
+def _with_block(
+    config: ChannelConfig, graph: ModelGraph, staircase: Staircase | None
+) -> tuple[ChannelConfig, Staircase | None]:
+    """The configuration with a number in place of ``auto``, and what that comes from."""
+    if config.round_to != "auto":
+        return config, None
+    found = staircase or probe_staircase(graph)
+    return config.model_copy(update={"round_to": found.round_to}), found
 
 
 def _cuts_nothing(config: ChannelConfig, rules: Mapping[str, ChannelRule]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tersenet.api.building import Tuned, TuningJob
 from tersenet.api.delivery import Delivered
+from tersenet.api.flow import flow_nodes
 from tersenet.api.int8 import Int8Delivered
 from tersenet.api.options import INT8_FILE, PACKED_FILE
 from tersenet.api.searching import Found
@@ -54,6 +55,7 @@ def summarize(
         data=job.data.name,
         recipe=job.provenance["recipe"],
         recipe_config=prepared.config.model_dump(mode="json") | rules,
+        staircase=prepared.staircase,
         seed=job.seed,
         workers=options.workers,
         target=job.target,
@@ -70,6 +72,7 @@ def summarize(
         mcnemar=delivered.mcnemar,
         layers=delivered.layers,
         groups=delivered.groups,
+        flow=flow_nodes(prepared.graph),
         storage=storage_rows(job.folder / PACKED_FILE, prepared.model, prepared.graph, tuned.policy),
         trials=found.trials if found else (),
         confirmed=found.confirmed if found else (),

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from tersenet.core.metrics import Latency, Metrics
 from tersenet.core.policy import Policy
+from tersenet.core.staircase import Staircase
 from tersenet.core.target import Target
 
 
@@ -47,6 +48,17 @@ class LayerRow(BaseModel, frozen=True, extra="forbid"):
     """Its numbers in the original network, as fp32."""
     storage: str = "fp32"
     """How its weight is stored: ``fp32``, ``fp16``, ``16 clusters`` or ``4 bits``."""
+
+
+class FlowNode(BaseModel, frozen=True, extra="forbid"):
+    """One stop of the data on its way through the original network."""
+
+    kind: Literal["input", "layer", "join"]
+    """An input of the network, a call of a layer, or an operator where several values meet."""
+    name: str
+    """Of the layer, or of the operator (``add``, ``cat``)."""
+    reads: tuple[int, ...]
+    """Positions of those whose values it reads, ascending, all before its own."""
 
 
 StorageKind = Literal["raw", "clusters", "linear", "rest"]
@@ -214,6 +226,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     data: str
     recipe: str
     recipe_config: dict[str, object]
+    staircase: Staircase | None = None
+    """What ``round_to="auto"`` found; ``recipe_config`` has the number."""
     seed: int
     workers: int
     target: Target | None
@@ -242,6 +256,8 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     mcnemar: McNemar | None
     layers: tuple[LayerRow, ...]
     groups: tuple[GroupRow, ...]
+    flow: tuple[FlowNode, ...] = ()
+    """The original network's data flow, in order of execution."""
     storage: tuple[StorageRow, ...] = ()
     """Where the bytes of the packed file go."""
     trials: tuple[TrialPoint, ...]
@@ -297,3 +313,5 @@ class Inspection(BaseModel, frozen=True, extra="forbid"):
     finetune_seconds: float | None
     """Predicted from one timed step; None if no data was given."""
     notes: tuple[str, ...]
+    staircase: Staircase | None = None
+    """What ``round_to="auto"`` found, where that was asked for."""

@@ -1,10 +1,11 @@
-"""Measuring a network: accuracy or the user's own score, and the time of a forward pass."""
+"""Measuring a network: accuracy or the user's own score, the time of a forward pass, the staircase of a runtime."""
 
 from tersenet.measurement.accuracy import Accuracy, accuracy, accuracy_of
 from tersenet.measurement.latency import compare_latency, measure_latency
 from tersenet.measurement.metrics import measure_quality
 from tersenet.measurement.ranges import activation_ranges
 from tersenet.measurement.score import score
+from tersenet.measurement.staircase import probe_staircase
 from tersenet.measurement.task import Loss, Metric, Task
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "compare_latency",
     "measure_latency",
     "measure_quality",
+    "probe_staircase",
     "score",
 ]

@@ -27,7 +27,7 @@ from tersenet.pack.matching import check_values
 from tersenet.pack.norms import Norms
 from tersenet.pack.reading import Contents, coding_of, read_contents
 from tersenet.pack.storage import SAME, stored_tensors
-from tersenet.transforms import materialize
+from tersenet.transforms import materialize, without_parametrizations
 from tersenet.transforms.coded import CodedWeights
 
 
@@ -105,7 +105,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         path: a file that ``save_packed`` wrote.
-        model: the original architecture, uncompressed, with any weights; stays as it is.
+        model: the original architecture, uncompressed, with any weights; stays as it is. Where torch computes weights
+            (weight norm, spectral norm), with that or without.
 
     Returns:
         A plain module in eval mode, on the device of ``model``.
@@ -114,7 +115,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         NotFoundError: there is no such file.
         ArtifactError: the file is damaged, truncated, of a newer version, or made for another architecture.
     """
-    model = unwrapped(model)
+    model, _ = without_parametrizations(unwrapped(model))
     contents = read_contents(path)
     _check_architecture(contents.index, model)
     try:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tersenet.agents import Knowledge
 from tersenet.core.metrics import Evaluation
@@ -43,6 +43,12 @@ from tersenet.graph import ModelGraph
 from tersenet.search import Method
 
 
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("a whole number of at least 1, or 'auto', is needed")
+
+
 class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """What every search over channels needs, agents and controls alike."""
 
@@ -55,8 +61,9 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Share of a group's channels that always stays."""
 
-    round_to: Annotated[int, Field(ge=1)] = 8
-    """Channels of wide groups are removed in blocks of this many."""
+    round_to: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
+    """Channels of wide groups are removed in blocks of this many; ``auto``: of as many as a probe of onnxruntime finds,
+    see ``measurement/staircase.py``; a search is always given a number."""
 
     round_from: Annotated[int, Field(ge=1)] = 64
     """Groups with fewer channels than this are not rounded."""
@@ -256,6 +263,7 @@ def make_space(
     graph: ModelGraph, config: ChannelConfig, rules: Mapping[str, ChannelRule] | None = None
 ) -> ChannelSpace:
     """The channel groups that ``config`` allows to be cut, with their bounds and blocks; ``rules`` by group id."""
+    assert config.round_to != "auto"
     return channel_space(
         graph,
         lower_bound=config.lower_bound,

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: no script, no external file, readable on a phone and in dark mode.
 
-All text that comes from a user (names of models, layers, data, commands) is escaped by jinja2 or by matplotlib; only
-the figures drawn here are inserted as they are. The same run gives the same page, byte for byte.
+All text that comes from a user (names of models, layers, data, commands) is escaped by jinja2, by matplotlib or where
+it is drawn; only the figures drawn here are inserted as they are. The same run gives the same page, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tersenet.errors import MissingExtraError
 from tersenet.report import formats
 from tersenet.report.again import evaluate_command
 from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure, storage_figure
+from tersenet.report.graph_figure import graph_figure
 from tersenet.report.live_figures import activity_figure, groups_figure
 from tersenet.report.rows import (
     before_after,
@@ -92,6 +93,7 @@ def render_html(run: RunSummary) -> str:
         "channels": channels_figure(run),
         "macs": macs_figure(run),
         "storage": storage_figure(run),
+        "graph": graph_figure(run),
         "course": course_figure(run),
         "finetune": finetune_figure(run),
         "latency": latency_figure(run),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -253,6 +253,30 @@ class Study:
         with self._errors():
             row = self._db.execute("SELECT state FROM agents WHERE method = ?", (method,)).fetchone()
         return None if row is None else dict(load_arrays(row[0]))
+
+
+def kept_fact(path: Path, key: str) -> JsonValue:
+    """What the study in a file keeps under ``key``, before its run goes on; None if there is no such file or entry.
+
+    Raises:
+        StudyError: the file is in use by another process, or is not a study.
+    """
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=0.5)) as db:
+            row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):  # stopped before anything was kept
+            return None
+        raise StudyError(
+            f"The study {path} is in use by another process, or cannot be opened: {error}. Wait for it, or choose "
+            "another --out."
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise StudyError(f"{path} is not a study, or is damaged: {error}. Choose another --out.") from None
+    value: JsonValue = None if row is None else json.loads(row[0])
+    return value
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

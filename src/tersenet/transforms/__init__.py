@@ -5,6 +5,7 @@ from tersenet.transforms.check import check_cut, relative_difference, verify_gro
 from tersenet.transforms.clusters import ClusterCache, clusterable_layers, share_weights, write_values
 from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
 from tersenet.transforms.kernels import unit_shape
+from tersenet.transforms.parametrized import without_parametrizations
 from tersenet.transforms.plain_weights import plain_weights
 from tersenet.transforms.plan import make_plan, member_views, plan_for
 from tersenet.transforms.quantize import entropy_bits, quantize, squared_error, squared_errors
@@ -36,5 +37,6 @@ __all__ = [
     "squared_errors",
     "unit_shape",
     "verify_groups",
+    "without_parametrizations",
     "write_values",
 ]

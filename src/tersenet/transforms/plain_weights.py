@@ -15,11 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from tersenet.graph import duplicate, unwrapped
-from tersenet.transforms.parametrized import own_class
+from tersenet.transforms.parametrized import without_parametrizations
 
 _OPERATORS = {
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
@@ -42,26 +41,16 @@ def plain_weights(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...])
     Raises:
         ModelError: the model cannot be copied.
     """
-    copied = duplicate(unwrapped(model))
+    plain, is_copy = without_parametrizations(model)
+    copied = plain if is_copy else duplicate(unwrapped(model))
     was_training = {name: module.training for name, module in copied.named_modules()}
     copied.eval()
-    for module in copied.modules():
-        _take_off(module)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     for module, watched in _watch(copied, inputs).items():
         _replace(module, watched)
     for name, module in copied.named_modules():
         module.training = was_training.get(name, copied.training)
     return copied
-
-
-def _take_off(module: nn.Module) -> None:
-    """Torch's parametrisations."""
-    if parametrize.is_parametrized(module):
-        own_class(module)
-        assert isinstance(module.parametrizations, nn.ModuleDict)
-        for name in list(module.parametrizations):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
 class _Watched:
