@@ -11,7 +11,8 @@ from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.envs import Budget, KernelEnv, KernelRules, Limit
 from tersenet.envs.kernel_rules import BoolArray
-from tersenet.envs.kernels import FEATURES, masks_of
+from tersenet.envs.kernels import FEATURES
+from tersenet.envs.switched import SwitchedChannels, masks_of
 from tersenet.errors import PolicyError, SearchError
 from tersenet.testing.contracts import check_env
 from tersenet.testing.toy_budget import BilinearCost, toy_space
@@ -45,7 +46,7 @@ def env_with(told: Told, *, max_ratio: float | None = None, **rules: object) -> 
     )
     fields: dict[str, object] = {"mode": "auto_ceca", "num_rounds": 10, "reference": 100.0, "share": 0.3}
     return KernelEnv(
-        space, list(SIZES), Budget(limits=limits), price,
+        space, SwitchedChannels(SIZES), Budget(limits=limits), price,
         rules=KernelRules(**(fields | rules)), signals=told,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -209,9 +210,9 @@ def test_calls_in_the_wrong_order_and_foreign_policies_are_refused() -> None:
     with pytest.raises(SearchError, match="before the sweep was over"):
         env.decode()
     with pytest.raises(PolicyError, match="list the channels of its own groups"):
-        env.masks(Policy(channels={"a": ChannelDecision(pruning_ratio=0.5)}))
+        SwitchedChannels(SIZES).masks(Policy(channels={"a": ChannelDecision(pruning_ratio=0.5)}))
     with pytest.raises(PolicyError, match="Group 'c'"):
-        env.masks(Policy(channels={"c": ChannelDecision(keep=(0,))}))
+        SwitchedChannels(SIZES).masks(Policy(channels={"c": ChannelDecision(keep=(0,))}))
 
 
 @pytest.mark.slow
