@@ -14,7 +14,7 @@ from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy
 from tersenet.errors import ArtifactError
 from tersenet.pack import load, packed_bytes, read_info, save_packed
-from tersenet.pack.codecs import codec, encode_raw
+from tersenet.pack.codecs import Params, codec, encode_raw
 from tersenet.pack.sparse import without_zeros
 
 GOLDEN_3 = Path(__file__).parent / "golden" / "v3-sparse.tersenet"
@@ -25,11 +25,12 @@ def sparse_net() -> nn.Sequential:
     """Two of the 3 x 4 kernels of a convolution, and a linear layer with one weight in each row; numbers fp16 holds."""
     net = nn.Sequential(nn.Conv2d(4, 3, 3, bias=False), nn.Flatten(), nn.Linear(16, 5))
     with torch.no_grad():
-        net[0].weight.zero_()
-        net[0].weight[0, 1] = torch.arange(9.0).view(3, 3) / 8  # its first number is zero, and stays in the kernel
-        net[0].weight[2, 3] = -torch.arange(1.0, 10.0).view(3, 3)
-        net[2].weight.copy_(torch.eye(5, 16) * 0.25)
-        net[2].bias.copy_(torch.arange(5.0))
+        first, last = net.get_parameter("0.weight"), net.get_parameter("2.weight")
+        first.zero_()
+        first[0, 1] = torch.arange(9.0).view(3, 3) / 8  # its first number is zero, and stays in the kernel
+        first[2, 3] = -torch.arange(1.0, 10.0).view(3, 3)
+        last.copy_(torch.eye(5, 16) * 0.25)
+        net.get_parameter("2.bias").copy_(torch.arange(5.0))
     return net
 
 
@@ -82,15 +83,16 @@ def test_the_golden_file_of_version_3_stays_readable_here_and_elsewhere(tmp_path
 
 def test_damaged_bits_are_refused() -> None:
     sparse = codec("sparse")
-    good = {"dtype": "float32", "kernels": 1}
+    good: Params = {"dtype": "float32", "kernels": 1}
     plain = bytes([1]) + np.ones(4, "<f4").tobytes()
     assert sparse.decode(plain, np.empty(0), (2, 2, 2, 2), good).sum() == 4.0
     for bits in (0, 3, 16):  # none, two, and one beyond the last kernel
         with pytest.raises(ArtifactError, match="do not tell as many kernels"):
             sparse.decode(bytes([bits]) + plain[1:], np.empty(0), (2, 2, 2, 2), good)
-    for params in ({**good, "kernels": 5}, {**good, "kernels": True}, {"dtype": "float32"}):
+    wrong: list[Params] = [{**good, "kernels": 5}, {**good, "kernels": True}, {"dtype": "float32"}]
+    for params in wrong:
         with pytest.raises(ArtifactError, match="must be 0 to 4"):
-            sparse.num_plain((2, 2, 2, 2), params)  # type: ignore[arg-type]
+            sparse.num_plain((2, 2, 2, 2), params)
     with pytest.raises(ArtifactError, match="cannot have number format"):
         sparse.num_plain((2, 2), {"dtype": "int8", "kernels": 1})
     with pytest.raises(ArtifactError, match="have no kernels"):

@@ -16,8 +16,9 @@ from tersenet.envs import SwitchedKernels
 from tersenet.errors import SearchError, StudyError, TrainingError, UnknownNameError
 from tersenet.graph import ModelGraph, trace
 from tersenet.train import TrainConfig
-from tersenet.train.live import BoolArray, HealthName, LiveSession
+from tersenet.train.live import HealthName, LiveSession
 from tersenet.train.slices import gather, inside, positions_of, scatter
+from tersenet.train.units import BoolArray
 from tersenet.transforms import make_plan, materialize
 
 IMAGES = torch.randn(96, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -347,7 +348,7 @@ def test_taylor_health_of_a_kernel_is_the_loss_gradient_by_a_factor_on_it(graph:
     inputs, targets = next(iter(live._train.batches(16, shuffle_seed=_first_seed(), augment=True)))
     factors = torch.ones(5, 6, 1, 1, requires_grad=True)
     model.train()
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     parameters["conv3.weight"] = parameters["conv3.weight"].detach() * factors
     F.cross_entropy(torch.func.functional_call(model, parameters, inputs), targets).backward()  # type: ignore[no-untyped-call]
     assert factors.grad is not None

@@ -62,7 +62,7 @@ def _weakest(
 ) -> tuple[int, int]:
     """Group and number of the unit that goes next."""
     best: tuple[bool, float, int, int] | None = None
-    for group in np.flatnonzero(counts > space.min_kept):
+    for group in np.flatnonzero(counts > space.min_kept).tolist():
         free = masks[group] & ~preference.spared[group]
         choices = np.flatnonzero(free if free.any() else masks[group])
         unit = int(choices[np.argmin(preference.health[group][choices])])
@@ -91,7 +91,7 @@ def _at_once(
     if excess <= 0.0:
         return
     columns: list[tuple[BoolArray, FloatArray, IntArray, IntArray]] = []
-    for group in np.flatnonzero((counts > min_kept) & (prices > 0.0)):
+    for group in np.flatnonzero((counts > min_kept) & (prices > 0.0)).tolist():
         on, health = np.flatnonzero(masks[group]), preference.health[group]
         spared = preference.spared[group][on]
         units = on[np.lexsort((on, health[on], spared))][: counts[group] - min_kept[group]]

@@ -45,8 +45,8 @@ class KernelSpace:
     @property
     def min_kept(self) -> IntArray:
         """Fewest kernels of each layer, at least one."""
-        shares = self.lower_bound * self.max_kept
-        return np.maximum(1, np.ceil(shares - 1e-9)).astype(np.int64)
+        fewest: IntArray = np.maximum(1, np.ceil(self.lower_bound * self.max_kept - 1e-9)).astype(np.int64)
+        return fewest
 
     @property
     def max_kept(self) -> IntArray:

@@ -65,8 +65,7 @@ def without_zeros(encoded: Encoded, shape: Shape) -> Encoded:
 
 def _is_there(kernels_KF: Array) -> Array:
     """Kernels with any bit set, so that a negative zero is kept as it is."""
-    found: Array = np.ascontiguousarray(kernels_KF).view(np.uint8).any(axis=1)
-    return found
+    return np.asarray(np.ascontiguousarray(kernels_KF).view(np.uint8).any(axis=1))
 
 
 def _kernels(values: Array) -> Array:
