@@ -164,6 +164,17 @@ def test_in_auto_aec_the_ceiling_waits_for_accuracy() -> None:
     assert 33.8 < costs[99.0] <= 37.8  # still where the first round left it
 
 
+def test_in_auto_aec_the_last_rounds_are_under_the_bounds_in_any_case() -> None:
+    told = Told()
+    env = env_with(told, max_ratio=0.5, ramp=0.5, mode="auto_aec", settle=0.2)
+    costs = []
+    for _ in range(10):
+        told.take(walked(env, 2, 2), 90.0)
+        costs.append(sum(price * mask.sum() for price, mask in zip(PRICES, told.active.values(), strict=True)))
+    assert min(costs[:8]) > 33.8  # where the first round left it
+    assert max(costs[8:]) <= 25.0
+
+
 def test_rewards_count_the_network_as_it_is_after_the_round() -> None:
     policy = walked(env_with(Told()), 2, 0)  # three channels of 4 less, of 50
     for mode, bad in (("auto_aec", -0.2), ("auto_ceca", 12.0 / 50.0 - 0.17)):

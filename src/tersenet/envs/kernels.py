@@ -10,7 +10,8 @@ never what the same sweep has switched on while anything else is left. The repla
 
 Source: Khatri and Won 2020 (RACS): kernels off by significance, the healthiest re-activated, one reward per epoch;
 state, actions and rewards are not public, ours follow what is known of them. The ceiling is the schedule of Zhu and
-Gupta 2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on.
+Gupta 2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on, until the last rounds:
+what has to go goes while there is training left.
 """
 
 from __future__ import annotations
@@ -204,9 +205,13 @@ class KernelEnv:
             spare = int(mask.sum()) - int(self._space.min_kept[group])
             weakest = order[mask[order]]
             mask[weakest[: self._num_needed(group, min(count, spare))]] = False
-        elif action > NOTHING and len(self._signals.qualities) < (1.0 - self._rules.settle) * self._rules.num_rounds:
+        elif action > NOTHING and not self._settles(len(self._signals.qualities)):
             off = order[~mask[order]]
             mask[off[len(off) - min(count, len(off)) :]] = True
+
+    def _settles(self, round_number: int) -> bool:
+        """Whether a round, counted from 0, is one of the last, in which nothing is switched on any more."""
+        return round_number >= (1.0 - self._rules.settle) * self._rules.num_rounds
 
     def _num_needed(self, group: int, most: int) -> int:
         """How many units of a group may go, at most so many: none once the target's bounds hold; without bounds there
@@ -236,7 +241,7 @@ class KernelEnv:
         """The most that each bounded cost may be in a round, counted from 0."""
         rules = self._rules
         moved = round_number + 1
-        if rules.mode == "auto_aec":
+        if rules.mode == "auto_aec" and not self._settles(round_number):
             gaps = [quality_gap(quality, rules.reference) for quality in self._signals.qualities]
             moved = 1 + sum(gap >= -rules.tolerance for gap in gaps)
         rest = (1.0 - min(1.0, moved / max(1.0, rules.ramp * rules.num_rounds))) ** 3

@@ -79,7 +79,7 @@ class LiveEvaluator:
         }
 
     def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
-        """Switch what the policy says, train a round, measure on the trial images.
+        """Switch what the policy says, train a round, measure on the trial images in the precision of the training.
 
         Args:
             hopeless_below: not used; a round that is given up would still have trained the network.
@@ -99,6 +99,7 @@ class LiveEvaluator:
                 self._task,
                 split="search",
                 device=self._device,
+                dtype="bf16" if self._session.autocast else "fp32",
                 first=self._num_trial_samples,
             )
             self._session.record(metrics.quality)

@@ -125,6 +125,11 @@ class LiveSession:
         return {name: mask.copy() for name, mask in self._active.items()}
 
     @property
+    def autocast(self) -> bool:
+        """Whether it trains in bfloat16."""
+        return self._placement.autocast
+
+    @property
     def epochs_done(self) -> float:
         """Passes over the training split so far, by samples seen."""
         return self._stream.num_seen / self._train.num_samples
