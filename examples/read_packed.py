@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT_VERSIONS = ("1", "2")
+FORMAT_VERSIONS = ("1", "2", "3")
 MAX_HEADER_BYTES = 4096
 MAX_INDEX_BYTES = 4 * 1024 * 1024
 MAX_WEIGHTS = 1 << 28
@@ -161,6 +161,10 @@ def plain_bytes(codec: dict[str, Any], shape: list[int]) -> int:
         return math.prod(shape) * number_format(codec, RAW_DTYPES).itemsize
     if codec["codec"] in ("same", "constant"):
         return 0
+    if codec["codec"] == "sparse":
+        check(len(shape) > 1 and 0 <= codec["kernels"] <= math.prod(shape[:2]), "a sparse weight of too many kernels")
+        width = number_format(codec, FLOAT_DTYPES | {"float64"}).itemsize
+        return -(-math.prod(shape[:2]) // 8) + codec["kernels"] * math.prod(shape[2:]) * width
     check(codec["axis"] in (0, 1) and math.prod(shape) > 0, "coded weights without output channels")
     has_planes = 1 < math.prod(shape[2:]) <= 1024 and math.prod(shape[:2]) >= 64
     check(codec["contexts"] == 0 or (1 <= codec["contexts"] <= 16 and has_planes), "weights that can have no contexts")
@@ -196,6 +200,12 @@ def decode(codec: dict[str, Any], shape: list[int], plain: memoryview, symbols: 
         value = codec["value"]
         check(isinstance(value, int | float) and -3e38 < value < 3e38, f"a constant cannot be {value}")
         return np.full(shape, value, number_format(codec, RAW_DTYPES))
+    if codec["codec"] == "sparse":
+        num_kernels, num_bytes = math.prod(shape[:2]), -(-math.prod(shape[:2]) // 8)
+        there = np.unpackbits(np.frombuffer(plain[:num_bytes], np.uint8), bitorder="little")[:num_kernels] != 0
+        values = np.zeros((num_kernels, math.prod(shape[2:])), number_format(codec, FLOAT_DTYPES | {"float64"}))
+        values[there] = np.frombuffer(plain[num_bytes:], values.dtype).reshape(-1, values.shape[1])
+        return values.reshape(shape)
     numbers = np.frombuffer(plain, number_format(codec, FLOAT_DTYPES)).astype(np.float32)
     channel_shape = [-1 if axis == codec["axis"] else 1 for axis in range(len(shape))]
     if codec["codec"] == "linear":

@@ -60,6 +60,41 @@ def test_every_mode_and_agent_ends_within_the_bounds_with_every_file(
     assert "Channels switched off and on" in page
 
 
+CONTROLS: dict[str, dict[str, object]] = {
+    "random": {"agent": "random"},
+    "magnitude": {"agent": "magnitude"},
+    "fixed": {"reactivate": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["filter", "kernel"])
+@pytest.mark.parametrize("control", list(CONTROLS))
+def test_controls_of_the_benchmark_run_from_end_to_end_with_as_many_decisions(
+    control: str, unit: str, digits: Data, digits_cnn: nn.Module
+) -> None:
+    own: dict[str, object] = {"live_epochs": 1.0, "unit": unit, "share": 0.2, **CONTROLS[control]}
+    target = Target(max_params_ratio=0.5)
+    if unit == "kernel":
+        target, own["max_nonzero_ratio"] = Target(max_size_ratio=0.6), 0.5
+    options = CompressOptions(
+        trials=5, finetune_epochs=1, recipe_options=own, controls=(), model_name="digits_cnn", weights_saw_search=False
+    )
+    result = compress(digits_cnn, data=digits, target=target, recipe="khatri2020", seed=1, options=options)
+    run = result.run
+    assert result.target_reached
+    assert all(check.passed for check in run.checks)
+    assert len(run.trials) == len(run.rounds) == 5
+    assert {trial.phase for trial in run.trials} == {"learned" if control == "fixed" else "control"}
+    num_woken = sum(point.num_woken for point in run.rounds)
+    assert (num_woken > 0) == (control == "random")
+    assert sum(point.num_off for point in run.rounds) > 0
+    left = run.compressed.num_nonzero if unit == "kernel" else run.compressed.num_params
+    assert left is not None
+    assert left <= 0.5 * (run.dense.num_params or 0)
+    assert any(f"unit {'2-D kernel' if unit == 'kernel' else 'filter'}" in line for line in run.caveats)
+
+
 @pytest.mark.slow
 def test_from_scratch_the_given_weights_teach_nothing(digits: Data, digits_cnn: nn.Module) -> None:
     target = Target(max_params_ratio=0.6)

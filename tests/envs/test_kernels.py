@@ -11,7 +11,8 @@ from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray
 from tersenet.envs import Budget, KernelEnv, KernelRules, Limit
 from tersenet.envs.kernel_rules import BoolArray
-from tersenet.envs.kernels import FEATURES, masks_of
+from tersenet.envs.kernels import FEATURES
+from tersenet.envs.switched import SwitchedChannels, masks_of
 from tersenet.errors import PolicyError, SearchError
 from tersenet.testing.contracts import check_env
 from tersenet.testing.toy_budget import BilinearCost, toy_space
@@ -45,7 +46,7 @@ def env_with(told: Told, *, max_ratio: float | None = None, **rules: object) -> 
     )
     fields: dict[str, object] = {"mode": "auto_ceca", "num_rounds": 10, "reference": 100.0, "share": 0.3}
     return KernelEnv(
-        space, list(SIZES), Budget(limits=limits), price,
+        space, SwitchedChannels(SIZES), Budget(limits=limits), price,
         rules=KernelRules(**(fields | rules)), signals=told,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -163,6 +164,17 @@ def test_in_auto_aec_the_ceiling_waits_for_accuracy() -> None:
     assert 33.8 < costs[99.0] <= 37.8  # still where the first round left it
 
 
+def test_in_auto_aec_the_last_rounds_are_under_the_bounds_in_any_case() -> None:
+    told = Told()
+    env = env_with(told, max_ratio=0.5, ramp=0.5, mode="auto_aec", settle=0.2)
+    costs = []
+    for _ in range(10):
+        told.take(walked(env, 2, 2), 90.0)
+        costs.append(sum(price * mask.sum() for price, mask in zip(PRICES, told.active.values(), strict=True)))
+    assert min(costs[:8]) > 33.8  # where the first round left it
+    assert max(costs[8:]) <= 25.0
+
+
 def test_rewards_count_the_network_as_it_is_after_the_round() -> None:
     policy = walked(env_with(Told()), 2, 0)  # three channels of 4 less, of 50
     for mode, bad in (("auto_aec", -0.2), ("auto_ceca", 12.0 / 50.0 - 0.17)):
@@ -209,9 +221,9 @@ def test_calls_in_the_wrong_order_and_foreign_policies_are_refused() -> None:
     with pytest.raises(SearchError, match="before the sweep was over"):
         env.decode()
     with pytest.raises(PolicyError, match="list the channels of its own groups"):
-        env.masks(Policy(channels={"a": ChannelDecision(pruning_ratio=0.5)}))
+        SwitchedChannels(SIZES).masks(Policy(channels={"a": ChannelDecision(pruning_ratio=0.5)}))
     with pytest.raises(PolicyError, match="Group 'c'"):
-        env.masks(Policy(channels={"c": ChannelDecision(keep=(0,))}))
+        SwitchedChannels(SIZES).masks(Policy(channels={"c": ChannelDecision(keep=(0,))}))
 
 
 @pytest.mark.slow

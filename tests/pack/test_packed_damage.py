@@ -307,8 +307,8 @@ def test_a_decompression_bomb_is_not_unpacked(declared: str, content: bytes, tmp
 
 def test_a_newer_version_and_a_foreign_file_are_told_apart(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "net"
-    path.write_bytes(content.replace(b'"tersenet_format":"2"', b'"tersenet_format":"3"'))
-    with pytest.raises(ArtifactError, match=r"version 3, this version of tersenet reads 1 to 2\. Update"):
+    path.write_bytes(content.replace(b'"tersenet_format":"3"', b'"tersenet_format":"4"'))
+    with pytest.raises(ArtifactError, match=r"version 4, this version of tersenet reads 1 to 3\. Update"):
         read_info(path)
     path.write_bytes(content.replace(b'"tersenet_format"', b'"somebody_else_'))
     with pytest.raises(ArtifactError, match="header is damaged"):

@@ -66,7 +66,7 @@ def test_the_returned_size_is_that_of_the_file_and_info_adds_up_to_it(tmp_path: 
     assert header + info.payload_bytes + info.index_bytes == size
     # by hand: conv 81 + 3, norm 4 x 3, twin's bias 5, each 4 bytes; head 60 + 5 in fp16; counter 8, mask 5, steps 2
     assert info.payload_bytes == 4 * (81 + 3 + 12 + 5) + 2 * 65 + 8 + 5 + 2
-    assert (info.version, info.plan, info.policy, info.provenance) == (2, tiny_plan(), tiny_policy(), FACTS)
+    assert (info.version, info.plan, info.policy, info.provenance) == (3, tiny_plan(), tiny_policy(), FACTS)
     tensors = {tensor.name: (tensor.shape, tensor.codec, tensor.num_bytes) for tensor in info.tensors}
     assert tensors["conv.weight"] == ((3, 3, 3, 3), "raw float32", 324.0)
     assert tensors["head.weight"] == ((5, 12), "raw float16", 120.0)
@@ -86,7 +86,7 @@ def test_safetensors_itself_reads_the_outer_file(tmp_path: Path) -> None:
     parameters = {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}
     index = lzma.decompress(outer["index"].tobytes(), lzma.FORMAT_RAW, filters=[parameters])
     digest = hashlib.sha256(outer["payload"].tobytes() + outer["index"].tobytes()).hexdigest()
-    assert metadata == {"tersenet_format": "2", "index_bytes": str(len(index)), "sha256": digest}
+    assert metadata == {"tersenet_format": "3", "index_bytes": str(len(index)), "sha256": digest}
     weight = small.state_dict()["conv.weight"].numpy().astype("<f4").tobytes()
     position = list(small.state_dict()).index("conv.weight")
     earlier = list(small.state_dict().values())[:position]

@@ -12,11 +12,13 @@ from tersenet.core.plan import Cut, Plan
 from tersenet.data import Data
 from tersenet.data.arrays import ArraySource
 from tersenet.data.splits import TrainSplit
-from tersenet.errors import SearchError, StudyError, TrainingError
+from tersenet.envs import SwitchedKernels
+from tersenet.errors import SearchError, StudyError, TrainingError, UnknownNameError
 from tersenet.graph import ModelGraph, trace
 from tersenet.train import TrainConfig
-from tersenet.train.live import BoolArray, HealthName, LiveSession
+from tersenet.train.live import HealthName, LiveSession
 from tersenet.train.slices import gather, inside, positions_of, scatter
+from tersenet.train.units import BoolArray
 from tersenet.transforms import make_plan, materialize
 
 IMAGES = torch.randn(96, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -264,3 +266,122 @@ def test_training_that_diverges_says_so(model: nn.Module, graph: ModelGraph) -> 
     live = LiveSession(model, graph, TrainSplit(source), config, group_ids=["conv1"])
     with pytest.raises(TrainingError, match="loss became nan"):
         live.train(8)
+
+
+def kernel_session(model: nn.Module, graph: ModelGraph, **options: object) -> LiveSession:
+    source = ArraySource(IMAGES, LABELS, mean=(0.0, 0.0), std=(1.0, 1.0), augment=None)
+    config = TrainConfig(
+        seed=0, epochs=4, batch_size=16, learning_rate=0.05, weight_decay=1e-2, autocast="off", channels_last="off"
+    )
+    layers = ["conv1", "conv2", "conv3"]
+    return LiveSession(model, graph, TrainSplit(source), config, kernels_of=layers, **options)  # type: ignore[arg-type]
+
+
+def test_kernels_that_are_off_keep_weights_and_momenta_and_are_zero_meanwhile(
+    model: nn.Module, graph: ModelGraph
+) -> None:
+    live = kernel_session(model, graph)
+    live.train(5)
+    before = full(live)
+    off = masks(live, conv1=(3, 4), conv3=(0, 7))  # kernels (1, 1) and (2, 0); (0, 0) and (1, 1)
+    live.set_active(off)
+    assert live.num_builds == 1  # no channel is off, so that nothing can be smaller
+    for name, kernels in (("conv1.weight", ((1, 1), (2, 0))), ("conv3.weight", ((0, 0), (1, 1)))):
+        zeros = (live.compact.get_parameter(name).flatten(2).abs().sum(dim=2) == 0).nonzero().tolist()
+        assert [tuple(place) for place in zeros] == list(kernels)
+    live.train(5)
+    during = full(live)
+    for kind in ("weights", "momentum"):
+        here, there = before[f"{kind}.conv1.weight"], during[f"{kind}.conv1.weight"]
+        np.testing.assert_array_equal(there[1, 1], here[1, 1])
+        np.testing.assert_array_equal(there[2, 0], here[2, 0])
+        assert not np.array_equal(there[1, 0], here[1, 0])
+    live.set_active(masks(live, conv1=(3,)))
+    np.testing.assert_array_equal(
+        live.compact.get_parameter("conv1.weight")[2, 0].detach(), before["weights.conv1.weight"][2, 0]
+    )
+    live.train(1)
+    assert not np.array_equal(full(live)["weights.conv1.weight"][2, 0], before["weights.conv1.weight"][2, 0])
+
+
+def test_a_channel_leaves_the_copy_once_no_kernel_writes_or_reads_it(model: nn.Module, graph: ModelGraph) -> None:
+    live = kernel_session(model, graph, rebuild_share=0.0)
+    row = tuple(6 * 4 + column for column in range(6))  # filter 4 of conv3, which nothing else writes
+    live.set_active(masks(live, conv3=(0, 1, *row)))
+    assert live.compact.get_parameter("conv3.weight").shape == (4, 6, 3, 3)
+    assert live.compact.get_parameter("linear.weight").shape == (3, 16)
+    live.set_active(masks(live, conv1=(0, 1), conv3=row))  # conv2 still writes channel 0 of the sum
+    assert live.compact.get_parameter("conv1.weight").shape == (6, 2, 3, 3)
+    policy = SwitchedKernels({"conv1": (6, 2, 1, 1), "conv2": (6, 6, 1, 1), "conv3": (5, 6, 1, 1)}).policy(live.active)
+    by_hand = materialize(model, make_plan(model, graph, policy, seed=0))
+    for (name, ours), theirs in zip(live.network().state_dict().items(), by_hand.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    live.compact.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(live.network()(IMAGES[:8]), live.compact(IMAGES[:8]))
+
+
+def test_a_saved_session_of_kernels_goes_on_bit_for_bit(model: nn.Module, graph: ModelGraph) -> None:
+    live = kernel_session(model, graph)
+    live.train(4)
+    live.set_active(masks(live, conv1=(1, 2), conv3=tuple(range(24, 30))))
+    live.train(3)
+    live.set_active(masks(live, conv1=(1, 2, 5), conv3=tuple(range(23, 30))))  # masked, not rebuilt
+    state = full(live)
+    other = kernel_session(model, graph)
+    other.load_state_dict(state)
+    for which in (live, other):
+        which.train(9)
+        which.set_active(masks(which, conv1=(2,), conv2=(8,)))
+        which.train(2)
+    ends = [full(which) for which in (live, other)]
+    for name in ends[0]:
+        np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
+
+
+def test_taylor_health_of_a_kernel_is_the_loss_gradient_by_a_factor_on_it(graph: ModelGraph) -> None:
+    torch.manual_seed(5)
+    model = Small()
+    model.dropout.p = 0.0
+    live = kernel_session(model, graph, health_decay=0.0)
+    live.train(1)
+    inputs, targets = next(iter(live._train.batches(16, shuffle_seed=_first_seed(), augment=True)))
+    factors = torch.ones(5, 6, 1, 1, requires_grad=True)
+    model.train()
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    parameters["conv3.weight"] = parameters["conv3.weight"].detach() * factors
+    F.cross_entropy(torch.func.functional_call(model, parameters, inputs), targets).backward()  # type: ignore[no-untyped-call]
+    assert factors.grad is not None
+    np.testing.assert_allclose(live.health()["conv3"], factors.grad.abs().flatten().numpy(), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("health", ["taylor", "scale"])
+def test_a_kernel_whose_channel_is_off_is_not_healthy(health: HealthName, model: nn.Module, graph: ModelGraph) -> None:
+    live = kernel_session(model, graph, health_decay=0.0, health=health)
+    live.train(1)
+    live.set_active(masks(live, conv1=tuple(range(1, 12)), conv2=tuple(range(1, 36))))  # only channel 0 is written
+    live.train(1)
+    found = live.health()["conv3"].reshape(5, 6)
+    assert (found[:, 0] > 0).all()
+    assert not found[:, 1:].any()
+
+
+def test_scale_health_of_kernels_is_norm_times_norm_scale_over_the_mean(graph: ModelGraph) -> None:
+    model = Small()
+    with torch.no_grad():
+        model.conv1.weight.zero_()
+        model.conv1.weight[:, 0, 0, 0] = 2.0
+        model.bn1.weight.copy_(torch.arange(6.0))
+    found = kernel_session(model, graph, health="scale").health()["conv1"].reshape(6, 2)
+    # by hand: 2 times 0 to 5 in one column, zeros in the other, the mean of all twelve is 2.5
+    np.testing.assert_allclose(found[:, 0], 2.0 * np.arange(6.0) / 2.5)
+    assert not found[:, 1].any()
+
+
+def test_kernels_of_a_layer_that_is_not_there_are_refused(model: nn.Module, graph: ModelGraph) -> None:
+    source = ArraySource(IMAGES, LABELS, mean=(0.0, 0.0), std=(1.0, 1.0), augment=None)
+    with pytest.raises(UnknownNameError, match="no layer 'conv9'"):
+        LiveSession(model, graph, TrainSplit(source), TrainConfig(seed=0, epochs=1), kernels_of=["conv9"])
+    live = kernel_session(model, graph)
+    with pytest.raises(SearchError, match="every kernel of layer 'conv1' off"):
+        live.set_active(masks(live, conv1=tuple(range(12))))

@@ -26,7 +26,7 @@ from tersenet.core.policy import ChannelDecision, Clusters, KernelDecision, Line
 from tersenet.core.summary import Check, GroupRow, LayerRow, McNemar
 from tersenet.core.version import __version__
 from tersenet.data import Data, TestSplit
-from tersenet.envs import ChannelSpace, Space
+from tersenet.envs import ChannelSpace, KernelSpace, Space
 from tersenet.errors import MissingExtraError, ModelError
 from tersenet.graph import ChannelGroup, ModelGraph
 from tersenet.measurement import Task, accuracy, compare_latency, measure_quality
@@ -222,7 +222,7 @@ def group_rows(before: ModelGraph, space: Space | None, kept: Mapping[str, tuple
             producers=group.producers,
             prunable=group.prunable,
             reason=group.reason
-            or ("pruning_ratio=0 cuts no channels" if cuts_nothing else _left_whole(group, decided)),
+            or ("pruning_ratio=0 cuts no channels" if cuts_nothing else _left_whole(group, decided, space)),
         )
         for group in before.channel_groups
     )
@@ -243,8 +243,8 @@ def _choices(graph: ModelGraph, space: Space | None) -> dict[str, dict[str, int]
     }
 
 
-def _left_whole(group: ChannelGroup, decided: set[str]) -> str:
-    if group.group_id in decided:
+def _left_whole(group: ChannelGroup, decided: set[str], space: Space | None) -> str:
+    if group.group_id in decided or isinstance(space, KernelSpace):
         return ""
     if group.num_channels == 1:
         return "a single channel stays"

@@ -1,4 +1,4 @@
-"""Recipes that train one network and switch its channels meanwhile: rounds, then the masks as a policy, then tuning.
+"""Recipes that switch channels or 2-D kernels of one network while it trains: rounds, then a policy, then tuning.
 
 The network in training is saved with the agent after every round. At the end the masks become a policy whose plan cuts
 the original, and the same plan cuts the trained weights, which are tuned, stored and delivered like any others.
@@ -32,13 +32,13 @@ from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.summary import Confirmed, RoundPoint
 from tersenet.core.target import CostKind
-from tersenet.envs import ChannelSpace, KernelEnv, Limit
-from tersenet.envs.kernels import masks_of
+from tersenet.envs import KernelEnv, KernelSpace, Limit
+from tersenet.envs.switched import Switched
 from tersenet.errors import ModelError, TargetError
 from tersenet.evaluators import LiveEvaluator, check_one_worker
 from tersenet.graph import duplicate
 from tersenet.recipes import Live
-from tersenet.recipes.khatri2020 import Khatri2020Config, exploring_share
+from tersenet.recipes.khatri2020 import Khatri2020Config, exploring_share, switched_of
 from tersenet.search import Method, Study, Trial, quality, run_method
 from tersenet.train import LiveSession, TrainConfig
 from tersenet.train.fresh_weights import draw_weights
@@ -78,6 +78,7 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
         job.data.search,
         num_trial_samples=job.data.num_trial_samples,
         batches_per_round=batches_per_round(job),
+        switched=_switched(job),
         task=job.options.task,
         device=job.options.device,
     )
@@ -116,8 +117,7 @@ def _without_teacher(job: TuningJob) -> TuningJob:
 
 
 def _session(job: TuningJob) -> LiveSession:
-    prepared, config, space = job.prepared, config_of(job.prepared), job.prepared.space
-    assert isinstance(space, ChannelSpace)
+    prepared, config, names = job.prepared, config_of(job.prepared), list(_switched(job).sizes)
     model = prepared.model
     if config.start == "scratch":
         model = duplicate(model)
@@ -140,7 +140,8 @@ def _session(job: TuningJob) -> LiveSession:
         prepared.graph,
         job.data.train,
         rounds,
-        group_ids=[prepared.graph.channel_groups[int(index)].group_id for index in space.indices],
+        group_ids=names if config.unit == "filter" else (),
+        kernels_of=names if config.unit == "kernel" else (),
         task=job.options.task,
         health="scale" if config.agent == "magnitude" else config.health,
     )
@@ -158,7 +159,13 @@ def _price(job: TuningJob) -> Limit:
     """The cost that is made small: the one that the target bounds first, else the one it names."""
     limits = job.prepared.budget.limits
     kind: CostKind = job.target.minimize if job.target is not None else "params"
+    if isinstance(job.prepared.space, KernelSpace) and kind != "size_bytes":
+        kind = "nonzero_params" if kind == "params" else "nonzero_macs"
     return limits[0] if limits else job.prepared.cost(kind)
+
+
+def _switched(job: TuningJob) -> Switched:
+    return switched_of(job.prepared.graph, job.prepared.space)
 
 
 def _tuned_until_kept(
@@ -199,9 +206,8 @@ def _tuned(job: TuningJob, session: LiveSession, env: KernelEnv, policy: Policy)
     """Cut the trained network, take away more until its file fits, tune and store it."""
     prepared = job.prepared
     while True:
-        masks = masks_of(policy, {group_id: len(mask) for group_id, mask in session.active.items()})
         cut = CutNetwork(
-            model=session.network_of(masks),
+            model=session.network_of(_switched(job).masks(policy)),
             policy=policy,
             plan=make_plan(prepared.model, prepared.graph, policy, seed=job.seed),
             repair=learn_repair(job),
@@ -253,12 +259,11 @@ def _found(
 
 def rounds_of(job: TuningJob, trials: Sequence[Trial], reference: float) -> tuple[RoundPoint, ...]:
     """What every round switched, from the masks in the study."""
-    prepared, price, config = job.prepared, _price(job), config_of(job.prepared)
-    assert isinstance(prepared.space, ChannelSpace)
-    groups = [prepared.graph.channel_groups[int(index)] for index in prepared.space.indices]
-    sizes = {group.group_id: group.num_channels for group in groups}
-    masks = [masks_of(trial.policy, sizes) for trial in trials]
-    flat = np.stack([np.ones(sum(sizes.values()), dtype=np.bool_), *(np.concatenate(list(m.values())) for m in masks)])
+    prepared, price, config, switched = job.prepared, _price(job), config_of(job.prepared), _switched(job)
+    masks = [switched.masks(trial.policy) for trial in trials]
+    flat = np.stack(
+        [np.ones(sum(switched.sizes.values()), dtype=np.bool_), *(np.concatenate(list(m.values())) for m in masks)]
+    )
     switched = flat[1:] != flat[:-1]
     return tuple(
         RoundPoint(

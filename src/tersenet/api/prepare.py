@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from tersenet import criteria, pack, recipes
 from tersenet.agents import Knowledge, read_agent
+from tersenet.api.live_kernels import kernel_costs, kernel_space, refuse_nonsense
 from tersenet.api.options import CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
@@ -24,6 +26,7 @@ from tersenet.envs import (
     Budget,
     ChannelSpace,
     JointSpace,
+    KernelSpace,
     Limit,
     StorageSpace,
     apply_rules,
@@ -36,6 +39,7 @@ from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
 from tersenet.graph import ModelGraph, cost_table, trace
 from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
+from tersenet.recipes.khatri2020 import Khatri2020Config
 from tersenet.transforms import make_plan, verify_groups, without_parametrizations
 
 SIZE_AIM = 0.99
@@ -56,7 +60,7 @@ class Prepared:
     graph: ModelGraph
     recipe: Recipe
     config: ChannelConfig
-    space: ChannelSpace | JointSpace | StorageSpace
+    space: ChannelSpace | JointSpace | KernelSpace | StorageSpace
     costs: tuple[Limit, ...]
     """Every kind of cost that depends on what is decided; the maximum is infinite where the target sets no bound."""
 
@@ -117,6 +121,8 @@ class Prepared:
     def num_kept(self, policy: Policy) -> IntArray:
         """What a policy keeps, as cost tables take it: channels per group of the graph, and what stays inside layers;
         or clusters or bits, per decided layer."""
+        if isinstance(self.space, KernelSpace):
+            return self.space.counts_of(policy)
         if not isinstance(self.space, ChannelSpace):
             return self.space.whole(recipes.make_decisions(self.problem(seed=0), self.config).counts(policy))
         counts = self.space.all_channels.copy()
@@ -232,13 +238,19 @@ def prepare(
     chosen = recipes.get(recipe)
     config = configure(chosen, options)
     agent = known_agent(chosen, options)
+    if isinstance(config, Khatri2020Config):
+        refuse_nonsense(config, target, options)
     model, plain_notes = plain(model)
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
     config, staircase = _with_block(config, graph, staircase)
     may_cut_nothing = chosen.build_first is None and _cuts_nothing(config, ruled.rules)
-    space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
+    space: ChannelSpace | KernelSpace
+    if isinstance(config, Khatri2020Config) and config.unit == "kernel":
+        space = kernel_space(graph, config)
+    else:
+        space = nothing_to_cut(graph) if may_cut_nothing else recipes.make_space(graph, config, ruled.rules)
     prepared = Prepared(
         model=model,
         example_inputs=example_inputs,
@@ -246,7 +258,7 @@ def prepare(
         recipe=chosen,
         config=config,
         space=space,
-        costs=_costs(model, graph, config, target),
+        costs=_costs(model, graph, space, config, target),
         notes=(*plain_notes, *notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
         agent=agent,
         staircase=staircase,
@@ -361,8 +373,18 @@ def _bounds_bytes(target: Target) -> bool:
     return target.max_size_ratio is not None or target.max_size_bytes is not None
 
 
-def _costs(model: nn.Module, graph: ModelGraph, config: ChannelConfig, target: Target | None) -> tuple[Limit, ...]:
-    width = pack.bytes_per_element(model, dtype="fp16" if storage_dtype(config, target) == "fp16" else "fp32")
+def _costs(
+    model: nn.Module,
+    graph: ModelGraph,
+    space: ChannelSpace | KernelSpace,
+    config: ChannelConfig,
+    target: Target | None,
+) -> tuple[Limit, ...]:
+    dtype: Literal["fp32", "fp16"] = "fp16" if storage_dtype(config, target) == "fp16" else "fp32"
+    if isinstance(space, KernelSpace):
+        assert isinstance(config, Khatri2020Config)
+        return kernel_costs(model, graph, space, config, target=target, dtype=dtype, aim=SIZE_AIM)
+    width = pack.bytes_per_element(model, dtype=dtype)
     original: dict[CostKind, float] = {
         "macs": float(graph.macs),
         "params": float(graph.num_params),

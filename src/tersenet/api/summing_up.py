@@ -11,6 +11,8 @@ from tersenet.api.searching import Found
 from tersenet.api.stored import storage_rows
 from tersenet.core.summary import RunSummary
 from tersenet.core.version import __version__
+from tersenet.envs import KernelSpace
+from tersenet.recipes.khatri2020 import switched_of
 
 
 def missed_bounds(job: TuningJob, tuned: Tuned, delivered: Delivered) -> list[str]:
@@ -97,6 +99,8 @@ def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deliv
         )
     if found is not None:
         caveats += _control_caveats(job, found)
+    if found is not None and found.rounds:
+        caveats.append(_switched_caveat(job, found))
     caveats.append("Latency was measured on this machine and was not part of the search.")
     if tuned.coded:
         caveats.append(
@@ -115,6 +119,15 @@ def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deliv
             "Storing weights as fp16 would have cost more than 0.1 points on the search split: stored as fp32."
         )
     return [*caveats, *job.prepared.notes, *delivered.caveats]
+
+
+def _switched_caveat(job: TuningJob, found: Found) -> str:
+    """How many units the delivered policy keeps; they are what papers count."""
+    prepared = job.prepared
+    sizes = switched_of(prepared.graph, prepared.space).sizes
+    kept = sum(int(mask.sum()) for mask in switched_of(prepared.graph, prepared.space).masks(found.winner).values())
+    unit = "2-D kernel" if isinstance(prepared.space, KernelSpace) else "filter with what is coupled to it"
+    return f"Switched while training, unit {unit}: {kept:,} of {sum(sizes.values()):,} are on."
 
 
 def _control_caveats(job: TuningJob, found: Found) -> list[str]:

@@ -122,7 +122,10 @@ class Confirmed(BaseModel, frozen=True, extra="forbid"):
 
 
 class RoundPoint(BaseModel, frozen=True, extra="forbid"):
-    """One round of a network whose channels were switched while it trained."""
+    """One round of a network whose channels, or 2-D kernels, were switched while it trained.
+
+    Which of them, the recipe's ``unit`` says (``RunSummary.recipe_config``).
+    """
 
     index: int
     """From 0."""
@@ -135,13 +138,13 @@ class RoundPoint(BaseModel, frozen=True, extra="forbid"):
     cost: float
     """Cost over the original cost, of the kind that was made small."""
     num_on: dict[str, int]
-    """Channels that were on, by group."""
+    """Units that were on, by group, or by layer where they are kernels."""
     num_off: int
-    """Channels that the round switched off."""
+    """Units that the round switched off."""
     num_woken: int
-    """Channels that it switched on again."""
+    """Units that it switched on again."""
     num_settled: int
-    """Channels, on or off, that no later round switched."""
+    """Units, on or off, that no later round switched."""
     seconds: float
 
 
@@ -263,7 +266,7 @@ class RunSummary(BaseModel, frozen=True, extra="forbid"):
     trials: tuple[TrialPoint, ...]
     confirmed: tuple[Confirmed, ...]
     rounds: tuple[RoundPoint, ...] = ()
-    """Only of a recipe that switches channels while the network trains."""
+    """Only of a recipe that switches channels or kernels while the network trains."""
     epochs: tuple[EpochPoint, ...]
     first_stage: StageSummary | None = None
     """Of recipes with two stages; trials, confirmed and ``untuned`` are those of the second."""

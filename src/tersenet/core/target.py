@@ -71,7 +71,7 @@ class Target(BaseModel, frozen=True, extra="forbid"):
         """Absolute upper bound per cost, the tighter one where both forms are set.
 
         Args:
-            original: cost of the uncompressed network by kind.
+            original: cost of the uncompressed network by kind, of those at least that a ratio bounds.
         """
         return {kind: maximum for kind, (maximum, _) in self._tightest(original).items()}
 
@@ -89,8 +89,8 @@ class Target(BaseModel, frozen=True, extra="forbid"):
         found: dict[CostKind, tuple[float, str]] = {}
         for kind, ratio, absolute in names:
             candidates = [
-                (bounds[name] * scale, f"{name}={bounds[name]:g}")
-                for name, scale in ((ratio, original[kind]), (absolute, 1.0))
+                (bounds[name] * (original[kind] if name == ratio else 1.0), f"{name}={bounds[name]:g}")
+                for name in (ratio, absolute)
                 if name in bounds
             ]
             if candidates:

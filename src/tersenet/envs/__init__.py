@@ -6,6 +6,7 @@ from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, 
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.joint_space import JointDecisions, JointSpace
 from tersenet.envs.kernel_rules import KernelRules, Signals
+from tersenet.envs.kernel_space import KernelSpace, UnitCost
 from tersenet.envs.kernels import KernelEnv
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion
@@ -13,6 +14,7 @@ from tersenet.envs.rules import Ruled, apply_rules
 from tersenet.envs.sensitivity import allot
 from tersenet.envs.space import ChannelSpace, Space, channel_space, nothing_to_cut, shares_of
 from tersenet.envs.storage_space import LookupCost, StorageSpace
+from tersenet.envs.switched import SwitchedChannels, SwitchedKernels
 
 __all__ = [
     "Budget",
@@ -25,6 +27,7 @@ __all__ = [
     "JointSpace",
     "KernelEnv",
     "KernelRules",
+    "KernelSpace",
     "LayerwiseEnv",
     "Limit",
     "LookupCost",
@@ -33,6 +36,9 @@ __all__ = [
     "Space",
     "StorageDecisions",
     "StorageSpace",
+    "SwitchedChannels",
+    "SwitchedKernels",
+    "UnitCost",
     "allot",
     "apply_rules",
     "channel_space",

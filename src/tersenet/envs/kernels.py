@@ -1,5 +1,7 @@
 """A round of switching: one sweep over the channel groups of a network in training, one action for each.
 
+Where 2-D kernels are switched instead of channels, a layer takes the place of a group and a kernel that of a channel.
+
 An action switches one channel, or a share of the group, off or on, or does nothing: the least healthy of those that are
 on go off, the healthiest of those that are off come on. Where the target bounds a cost, a ceiling falls from the whole
 network to that bound while rounds go by, and below the bound no action switches anything off. What is above the ceiling
@@ -8,33 +10,33 @@ never what the same sweep has switched on while anything else is left. The repla
 
 Source: Khatri and Won 2020 (RACS): kernels off by significance, the healthiest re-activated, one reward per epoch;
 state, actions and rewards are not public, ours follow what is known of them. The ceiling is the schedule of Zhu and
-Gupta 2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on.
+Gupta 2017, arXiv:1710.01878, eq. 1; in Auto-AEC only rounds that kept the accuracy move it on, until the last rounds:
+what has to go goes while there is training left.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
 
 from tersenet.core.metrics import Evaluation
-from tersenet.core.policy import ChannelDecision, Policy
+from tersenet.core.policy import Policy
 from tersenet.core.protocols import Box, FloatArray, IntArray, State, Transition
 from tersenet.envs.budget import Budget, Limit
+from tersenet.envs.kernel_ceiling import Preference, bring_under
 from tersenet.envs.kernel_rules import BoolArray, KernelRules, Signals
 from tersenet.envs.rewards import aec_reward, ceca_reward, quality_gap
-from tersenet.envs.space import ChannelSpace
-from tersenet.errors import PolicyError, SearchError
+from tersenet.envs.space import Space
+from tersenet.envs.switched import Switched
+from tersenet.errors import SearchError
 
 NOTHING = 2
 """Number of the action that leaves a group as it is."""
 
 WANTED = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
 """By action: factor on the health of a group's channels when the ceiling makes some go off."""
-
-LARGEST_CUT = 0.25
-"""Share of a group's channels that the ceiling takes in one round while other groups have any to give; else one group
-after the other becomes a bottleneck before its health can show it."""
 
 FEATURES = (
     "place of the group", "channels on", "what it could save", "cost left", "ceiling", "health beside other groups",
@@ -49,8 +51,8 @@ class KernelEnv:
 
     def __init__(
         self,
-        space: ChannelSpace,
-        group_ids: Sequence[str],
+        space: Space,
+        switched: Switched,
         budget: Budget,
         price: Limit,
         *,
@@ -60,15 +62,17 @@ class KernelEnv:
         """Set the walk up.
 
         Args:
-            space: the groups that may be switched, and how few channels they keep.
-            group_ids: their ids, in the order of the space.
-            budget: the target's bounds; where there are none, nothing but the agent switches channels off.
+            space: how few units each group keeps.
+            switched: the groups that may be switched, in the order of the space.
+            budget: the target's bounds; where there are none, nothing but the agent switches anything off.
             price: the cost that compression is counted in; its own bound is not looked at.
             rules: actions and rewards.
             signals: the network in training.
         """
         self._space = space
-        self._ids = list(group_ids)
+        self._switched = switched
+        self._ids = list(switched.sizes)
+        self._sizes = np.array(list(switched.sizes.values()), dtype=np.int64)
         self._budget = budget
         self._price = price
         self._rules = rules
@@ -142,8 +146,10 @@ class KernelEnv:
         if self._policy is None:
             spared = [mask & ~before for mask, before in zip(self._masks, self._before, strict=True)]
             wanted = WANTED[np.array(self._actions)]
-            self._masks = self._under(self._ceilings(len(self._signals.qualities)), self._masks, wanted, spared)
-            self._policy = self.policy(self._masks)
+            preference = Preference(health=self._health, wanted=wanted, spared=spared)
+            ceilings = self._ceilings(len(self._signals.qualities))
+            self._masks = self._under(ceilings, self._masks, preference, self._budget)
+            self._policy = self._policy_of(self._masks)
             self._last = np.array([self._executed(group) for group in range(self.num_decisions)])
         return self._policy
 
@@ -165,32 +171,21 @@ class KernelEnv:
     def reward(self, evaluation: Evaluation, policy: Policy) -> float:
         """What the round was worth, by the rules' mode."""
         gap = quality_gap(evaluation.metrics.quality, self._rules.reference)
-        after, rules = self._cost(self.masks(policy)), self._rules
+        after, rules = self._cost(self._masks_of(policy)), self._rules
         worth = aec_reward if rules.mode == "auto_aec" else ceca_reward
         return worth(gap, after=after, tolerance=rules.tolerance, penalty=rules.penalty)
 
     def within_bounds(self, policy: Policy, budget: Budget) -> Policy:
-        """The policy with as many of the least healthy channels switched off as these bounds ask for."""
+        """The policy with as many of the least healthy units switched off as these bounds ask for."""
         health = self._signals.health()
-        self._health = [health[group_id] for group_id in self._ids]
-        masks = self.masks(policy)
-        nobody = [np.zeros_like(mask) for mask in masks]
-        ceilings = [limit.maximum for limit in budget.limits]
-        return self.policy(self._under(ceilings, masks, np.ones(len(masks)), nobody, budget))
-
-    def policy(self, masks: Sequence[BoolArray]) -> Policy:
-        """The policy that keeps exactly what is on; groups that are whole are not named."""
-        return Policy(
-            channels={
-                group_id: ChannelDecision(keep=tuple(np.flatnonzero(mask).tolist()))
-                for group_id, mask in zip(self._ids, masks, strict=True)
-                if not mask.all()
-            }
+        masks = self._masks_of(policy)
+        preference = Preference(
+            health=[health[group_id] for group_id in self._ids],
+            wanted=np.ones(len(masks)),
+            spared=[np.zeros_like(mask) for mask in masks],
         )
-
-    def masks(self, policy: Policy) -> list[BoolArray]:
-        """What is on by a policy, per group."""
-        return list(masks_of(policy, dict(zip(self._ids, self._space.num_channels.tolist(), strict=True))).values())
+        ceilings = [limit.maximum for limit in budget.limits]
+        return self._policy_of(self._under(ceilings, masks, preference, budget))
 
     def state_dict(self) -> State:
         """The last actions."""
@@ -208,73 +203,45 @@ class KernelEnv:
         order = np.argsort(health, kind="stable")
         if action < NOTHING:
             spare = int(mask.sum()) - int(self._space.min_kept[group])
-            for channel in order[mask[order]][: min(count, spare)]:
-                if self._is_reached():
-                    break
-                mask[channel] = False
-        elif action > NOTHING and len(self._signals.qualities) < (1.0 - self._rules.settle) * self._rules.num_rounds:
+            weakest = order[mask[order]]
+            mask[weakest[: self._num_needed(group, min(count, spare))]] = False
+        elif action > NOTHING and not self._settles(len(self._signals.qualities)):
             off = order[~mask[order]]
             mask[off[len(off) - min(count, len(off)) :]] = True
 
-    def _is_reached(self) -> bool:
-        """Whether the target's bounds hold already; without bounds there is always more to save."""
+    def _settles(self, round_number: int) -> bool:
+        """Whether a round, counted from 0, is one of the last, in which nothing is switched on any more."""
+        return round_number >= (1.0 - self._rules.settle) * self._rules.num_rounds
+
+    def _num_needed(self, group: int, most: int) -> int:
+        """How many units of a group may go, at most so many: none once the target's bounds hold; without bounds there
+        is always more to save."""
         assert self._masks is not None
-        limits = self._budget.limits
-        return bool(limits) and self._budget.fits(self._space.whole(self._counts(self._masks)))
+        if not self._budget.limits:
+            return most
+        counts = self._counts(self._masks)
+
+        def holds(number: int) -> bool:
+            fewer = counts.copy()
+            fewer[group] -= number
+            return self._budget.fits(self._space.whole(fewer))
+
+        return bisect.bisect_left(range(most), True, key=holds)
 
     def _under(
-        self,
-        ceilings: Sequence[float],
-        masks: list[BoolArray],
-        wanted: FloatArray,
-        spared: list[BoolArray],
-        budget: Budget | None = None,
+        self, ceilings: Sequence[float], masks: list[BoolArray], preference: Preference, budget: Budget
     ) -> list[BoolArray]:
-        """Switch channels off until no cost is above its ceiling."""
+        """Switch units off until no cost is above its ceiling."""
         masks = [mask.copy() for mask in masks]
-        for limit, ceiling in zip((budget or self._budget).limits, ceilings, strict=True):
-            counts = self._counts(masks)
-            enough = np.ceil((1.0 - LARGEST_CUT) * counts)
-            while (cost := limit.table.cost(self._space.whole(counts))) > ceiling:
-                group, channel = self._weakest(limit, cost, counts, masks, wanted, spared, enough)
-                masks[group][channel] = False
-                counts[group] -= 1
+        for limit, ceiling in zip(budget.limits, ceilings, strict=True):
+            bring_under(limit, ceiling, masks, self._space, preference)
         return masks
-
-    def _weakest(
-        self,
-        limit: Limit,
-        cost: float,
-        counts: IntArray,
-        masks: list[BoolArray],
-        wanted: FloatArray,
-        spared: list[BoolArray],
-        enough: FloatArray,
-    ) -> tuple[int, int]:
-        """The channel with the least health per cost; one that was just switched on, or of a group that has given
-        enough, only where nothing else is left."""
-        best: tuple[bool, float, int, int] | None = None
-        for group in np.flatnonzero(counts > self._space.min_kept):
-            free = masks[group] & ~spared[group]
-            choices = np.flatnonzero(free if free.any() else masks[group])
-            channel = int(choices[np.argmin(self._health[group][choices])])
-            fewer = counts.copy()
-            fewer[group] -= 1
-            saving = max(cost - limit.table.cost(self._space.whole(fewer)), 1e-12)
-            score = float(wanted[group] * self._health[group][channel] / saving)
-            found = (not free.any() or bool(counts[group] <= enough[group]), score, int(group), channel)
-            best = found if best is None or found < best else best
-        if best is None:
-            raise SearchError(
-                f"{limit.kind} cannot be brought below {cost:,.0f}. Raise the bound or lower lower_bound."
-            )
-        return best[2], best[3]
 
     def _ceilings(self, round_number: int) -> list[float]:
         """The most that each bounded cost may be in a round, counted from 0."""
         rules = self._rules
         moved = round_number + 1
-        if rules.mode == "auto_aec":
+        if rules.mode == "auto_aec" and not self._settles(round_number):
             gaps = [quality_gap(quality, rules.reference) for quality in self._signals.qualities]
             moved = 1 + sum(gap >= -rules.tolerance for gap in gaps)
         rest = (1.0 - min(1.0, moved / max(1.0, rules.ramp * rules.num_rounds))) ** 3
@@ -321,6 +288,12 @@ class KernelEnv:
         self._observations = [*self._observations[:group], values]
         return values.copy()
 
+    def _masks_of(self, policy: Policy) -> list[BoolArray]:
+        return list(self._switched.masks(policy).values())
+
+    def _policy_of(self, masks: Sequence[BoolArray]) -> Policy:
+        return self._switched.policy(dict(zip(self._ids, masks, strict=True)))
+
     def _counts(self, masks: Sequence[BoolArray]) -> IntArray:
         return np.array([int(mask.sum()) for mask in masks], dtype=np.int64)
 
@@ -330,31 +303,10 @@ class KernelEnv:
 
     def _possible_savings(self) -> list[float]:
         """What each group alone could save, over the original cost."""
-        whole = self._price.table.cost(self._space.whole(self._space.num_channels))
+        whole = self._price.table.cost(self._space.whole(self._sizes))
         found = []
         for group in range(self.num_decisions):
-            fewest = self._space.num_channels.copy()
+            fewest = self._sizes.copy()
             fewest[group] = self._space.min_kept[group]
             found.append((whole - self._price.table.cost(self._space.whole(fewest))) / self._price.original)
         return found
-
-
-def masks_of(policy: Policy, sizes: dict[str, int]) -> dict[str, BoolArray]:
-    """Which channels of each group are on by a policy that names them.
-
-    Args:
-        sizes: channels of every group that may be switched, by its id.
-
-    Raises:
-        PolicyError: the policy names another group, or does not say which channels stay.
-    """
-    masks = {group_id: np.ones(size, dtype=np.bool_) for group_id, size in sizes.items()}
-    for group_id, decision in policy.channels.items():
-        if group_id not in masks or decision.keep is None:
-            raise PolicyError(
-                f"Group {group_id!r}: a network in training is switched by policies that list the channels of its own "
-                f"groups (keep). Its groups: {', '.join(sizes)}."
-            )
-        masks[group_id][:] = False
-        masks[group_id][list(decision.keep)] = True
-    return masks

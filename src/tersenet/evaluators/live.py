@@ -1,7 +1,7 @@
 """Trials of a network in training: each one switches channels, trains on, and measures where that has led.
 
 What is measured depends on everything that came before, so trials are told one after the other, by one process, and
-none is looked up. Switched channels are given by policies that list them (``keep``).
+none is looked up. What is on is given by policies that list channels (``keep``) or hold masks of 2-D kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.data.splits import SearchSplit
 from tersenet.envs.kernel_rules import BoolArray
-from tersenet.envs.kernels import masks_of
+from tersenet.envs.switched import Switched, SwitchedChannels
 from tersenet.errors import SearchError
 from tersenet.measurement import measure_quality
 from tersenet.measurement.task import Task
@@ -34,6 +34,7 @@ class LiveEvaluator:
         *,
         num_trial_samples: int,
         batches_per_round: int,
+        switched: Switched | None = None,
         task: Task = Task(),  # noqa: B008 (frozen)
         device: str = "cpu",
         workers: int = 1,
@@ -45,6 +46,7 @@ class LiveEvaluator:
             search: its first ``num_trial_samples`` measure trials, the rest confirms.
             num_trial_samples: at least 1, and fewer than the split has.
             batches_per_round: training batches of one trial.
+            switched: how policies say what is on; the channels of the session's groups without.
             task: the user's own metric; accuracy without.
             device: where the session trains.
             workers: must be 1.
@@ -57,6 +59,8 @@ class LiveEvaluator:
         self._search = search.source
         self._num_trial_samples = num_trial_samples
         self._batches_per_round = batches_per_round
+        sizes = {name: len(mask) for name, mask in session.active.items()}
+        self._switched = SwitchedChannels(sizes) if switched is None else switched
         self._task = task
         self._device = device
         self._training = threading.Lock()
@@ -75,13 +79,13 @@ class LiveEvaluator:
         }
 
     def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
-        """Switch what the policy says, train a round, measure on the trial images.
+        """Switch what the policy says, train a round, measure on the trial images in the precision of the training.
 
         Args:
             hopeless_below: not used; a round that is given up would still have trained the network.
 
         Raises:
-            PolicyError: the policy does not list channels of the session's groups.
+            PolicyError: the policy does not say what of the session is on.
             SearchError: another trial is under way.
             TrainingError: the loss is not finite.
         """
@@ -95,6 +99,7 @@ class LiveEvaluator:
                 self._task,
                 split="search",
                 device=self._device,
+                dtype="bf16" if self._session.autocast else "fp32",
                 first=self._num_trial_samples,
             )
             self._session.record(metrics.quality)
@@ -120,7 +125,7 @@ class LiveEvaluator:
         return Evaluation(metrics=metrics, seconds=time.perf_counter() - begin)
 
     def _masks(self, policy: Policy) -> dict[str, BoolArray]:
-        return masks_of(policy, {group_id: len(mask) for group_id, mask in self._session.active.items()})
+        return self._switched.masks(policy)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from tersenet.errors import ArtifactError, NotFoundError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the packed file that this code writes."""
 
-READABLE_VERSIONS = (1, 2)
+READABLE_VERSIONS = (1, 2, 3)
 """Versions that it reads."""
 
 MAX_HEADER_BYTES = 4096

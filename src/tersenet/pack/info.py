@@ -145,4 +145,4 @@ def _is_widened(entry: Entry, index: Index) -> bool:
     layer = owner(entry.name, index.policy.storage)
     form = None if layer is None else index.policy.storage[layer]
     asked = form.dtype if isinstance(form, Raw) else index.dtype
-    return asked == "fp16" and entry.codec == "raw" and entry.params.get("dtype") in ("float32", "float64")
+    return asked == "fp16" and entry.codec in ("raw", "sparse") and entry.params.get("dtype") in ("float32", "float64")

@@ -3,7 +3,8 @@
 The order is that of ``model.state_dict()``. The weight of a layer that the policy stores as clusters or linear
 integers is stored as the coded weights that are given for it; batch norms may be folded (``pack/norms.py``). Everything
 else is plain: floating-point tensors in the width the policy gives their layer, else in the default; integers and bools
-exactly. In a file with coded weights, a number that fills a whole tensor is stored once.
+exactly; kernels that are all zero are left out where that is shorter (``pack/sparse.py``). In a file with coded
+weights, a number that fills a whole tensor is stored once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tersenet.pack.index import Dtype, Entry
 from tersenet.pack.matching import MemoryKey, coded_by_memory, memory_of
 from tersenet.pack.norms import Norms, folded_tensors
 from tersenet.pack.plain import encode_plain, plain_array, without_repetition
+from tersenet.pack.sparse import without_zeros
 from tersenet.transforms.coded import CodedWeights
 
 SAME = "same"
@@ -97,6 +99,7 @@ def stored_tensors(
             encoded = folded[name]
         else:
             encoded = encode_plain(plain_array(tensor, name), asked=widths(name), strict=name not in parameters)
+            encoded = without_zeros(encoded, tuple(tensor.shape))
         if by_memory:
             encoded = without_repetition(encoded)
         if tensor.numel():

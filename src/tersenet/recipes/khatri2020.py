@@ -1,6 +1,8 @@
 """Khatri 2020: a DQN switches kernels off and on while the network trains.
 
-Unit: a filter, with everything that is coupled to it (a channel group's channel), so that what is off can be cut.
+Unit: a filter, with everything that is coupled to it (a channel group's channel), so that what is off can be cut; or a
+2-D kernel, one input channel of one filter (of a linear layer a single weight), which becomes zero. Then the copy that
+is trained, and the network for a dense runtime, are smaller only by channels all of whose kernels are off.
 Auto-AEC (accuracy ensured) is paid for compressing only while the accuracy is kept; Auto-CECA (compression ensured) for
 being small, less what that costs in accuracy. A trial is one round: a sweep over the groups, then training for
 ``live_epochs / trials`` epochs, then a measurement. After the last round the masks are a policy like any other.
@@ -21,9 +23,11 @@ from pydantic import Field
 from tersenet.agents import DQN, ConstantAgent, DQNConfig, RandomAgent
 from tersenet.agents.dqn import epsilon_at
 from tersenet.core.protocols import Agent, Box, FloatArray, State, Transition
-from tersenet.envs import ChannelSpace, KernelEnv, KernelRules
+from tersenet.envs import ChannelSpace, KernelEnv, KernelRules, KernelSpace, Space, SwitchedChannels
 from tersenet.envs.kernel_rules import Mode
 from tersenet.envs.kernels import NOTHING
+from tersenet.envs.switched import Switched
+from tersenet.graph import ModelGraph
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, register
 from tersenet.search import Method
 from tersenet.train.live import HealthName
@@ -39,10 +43,17 @@ class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     """Rounds."""
 
     lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
-    """Share of a group's channels that always stays on."""
+    """Share of a group's channels, or of a layer's kernels, that always stays on."""
 
     round_to: Annotated[int, Field(ge=1)] = 1
     """Not used: channels are switched one by one."""
+
+    unit: Literal["filter", "kernel"] = "filter"
+    """What is switched: channels of coupled groups, or 2-D kernels inside layers. With kernels the bounds are on bytes
+    and on ``max_nonzero_ratio``."""
+
+    max_nonzero_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of the parameters that may be left, zeros not counted; only with ``unit='kernel'``."""
 
     mode: Mode = "auto_ceca"
     """``auto_aec``: accuracy ensured; ``auto_ceca``: compression ensured, considering the accuracy."""
@@ -59,7 +70,7 @@ class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     """Whether what is off may be switched on again."""
 
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
-    """Share of a group's channels that the larger actions switch."""
+    """Share of a group's channels, or of a layer's kernels, that the larger actions switch."""
 
     health: HealthName = "taylor"
     """What significance is; ``magnitude`` always takes ``scale``."""
@@ -145,12 +156,10 @@ class Together:
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DQN, or a control, over rounds of a network in training."""
     assert isinstance(config, Khatri2020Config)
-    assert isinstance(problem.space, ChannelSpace)
     assert problem.live is not None, "needs a network in training"
-    groups = problem.graph.channel_groups
     env = KernelEnv(
         problem.space,
-        [groups[int(index)].group_id for index in problem.space.indices],
+        switched_of(problem.graph, problem.space),
         problem.budget,
         problem.live.price,
         rules=KernelRules(
@@ -178,6 +187,15 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
     )
 
 
+def switched_of(graph: ModelGraph, space: Space) -> Switched:
+    """What is switched: the groups or layers of the space."""
+    if isinstance(space, KernelSpace):
+        return space.switched
+    assert isinstance(space, ChannelSpace)
+    groups = [graph.channel_groups[int(index)] for index in space.indices]
+    return SwitchedChannels({group.group_id: group.num_channels for group in groups})
+
+
 def _agent(config: Khatri2020Config, env: KernelEnv, *, seed: int) -> Agent:
     if config.agent == "magnitude":
         return ConstantAgent(np.array([float(NOTHING)]))
@@ -191,7 +209,7 @@ def _agent(config: Khatri2020Config, env: KernelEnv, *, seed: int) -> Agent:
 khatri2020 = register(
     Recipe(
         name="khatri2020",
-        summary="A DQN switches filters off and on while the network trains (modes auto_aec, auto_ceca).",
+        summary="A DQN switches filters, or 2-D kernels, off and on while the network trains (auto_aec, auto_ceca).",
         paper="Khatri and Won 2020 (RACS)",
         config_type=Khatri2020Config,
         build=build,

@@ -16,7 +16,7 @@ from tersenet.report import formats
 from tersenet.report.again import evaluate_command
 from tersenet.report.figures import channels_figure, finetune_figure, latency_figure, macs_figure, storage_figure
 from tersenet.report.graph_figure import graph_figure
-from tersenet.report.live_figures import activity_figure, groups_figure
+from tersenet.report.live_figures import activity_figure, groups_figure, switched_units
 from tersenet.report.rows import (
     before_after,
     compression_ratio,
@@ -112,6 +112,7 @@ def render_html(run: RunSummary) -> str:
         int8_sentence=int8_sentence(run),
         methods=_methods(run),
         figures=figures,
+        units=switched_units(run),
         costs={kind: svg for kind, svg in costs.items() if svg},
         cost_names=COST_NAMES,
         evaluate=evaluate_command(run),

@@ -22,10 +22,16 @@ _ROW = 26.0  # height of one group's strip
 _FRAME = 56.0  # axis with its label
 
 
+def switched_units(run: RunSummary) -> str:
+    """What was switched: ``channels`` or ``2-D kernels``."""
+    return "2-D kernels" if run.recipe_config.get("unit") == "kernel" else "channels"
+
+
 def activity_figure(run: RunSummary) -> str | None:
     """Channels on, settled and explored at random; what each round switched; quality and how fast it changes."""
     if not run.rounds:
         return None
+    title = switched_units(run).capitalize()
     with drawing("activity"):
         from matplotlib.ticker import MaxNLocator
 
@@ -37,7 +43,7 @@ def activity_figure(run: RunSummary) -> str | None:
         switched.bar(numbers, [point.num_woken for point in run.rounds], color=CONTROLS[1], width=0.8)
         switched.bar(numbers, [-point.num_off for point in run.rounds], color=MAIN, width=0.8)
         switched.axhline(0.0, color=MUTED, linewidth=0.8)
-        switched.set_ylabel("channels")
+        switched.set_ylabel(switched_units(run))
         quality.plot(numbers, [point.quality for point in run.rounds], color=MAIN)
         quality.axhline(run.rounds[0].reference, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         quality.set_ylabel(score_label(run))
@@ -47,7 +53,7 @@ def activity_figure(run: RunSummary) -> str | None:
         rate.set_ylabel("per round")
         rate.set_xlabel("round")
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return to_svg(figure, "activity", "Channels on, switched and settled, quality and its change, round by round")
+        return to_svg(figure, "activity", f"{title} on, switched and settled, quality and its change, round by round")
 
 
 def slopes(rounds: tuple[RoundPoint, ...]) -> list[float]:
@@ -60,10 +66,10 @@ def slopes(rounds: tuple[RoundPoint, ...]) -> list[float]:
 
 
 def groups_figure(run: RunSummary) -> str | None:
-    """Share of channels that are on in each group, as a strip over the rounds."""
+    """Share of channels that are on in each group, or of kernels in each layer, as a strip over the rounds."""
     if not run.rounds:
         return None
-    sizes = {group.group_id: group.num_channels for group in run.groups}
+    sizes = _sizes(run)
     groups = [group_id for group_id in run.rounds[0].num_on if sizes.get(group_id)]
     if not groups:
         return None
@@ -89,7 +95,14 @@ def groups_figure(run: RunSummary) -> str | None:
         axes.set_xlim(edges[0], edges[-1])
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("round")
-        return to_svg(figure, "groups", "Share of channels that are on in each group, round by round")
+        return to_svg(figure, "groups", f"Share of {switched_units(run)} that are on, round by round")
+
+
+def _sizes(run: RunSummary) -> dict[str, int]:
+    """Units of each group, or layer."""
+    if run.recipe_config.get("unit") == "kernel":
+        return {layer.name: layer.shape_before[0] * layer.shape_before[1] for layer in run.layers}
+    return {group.group_id: group.num_channels for group in run.groups}
 
 
 def _draw_shares(axes: Axes, run: RunSummary, numbers: list[int]) -> None:

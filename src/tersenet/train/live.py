@@ -1,4 +1,4 @@
-"""One network that is trained batch by batch while its channels are switched off and on.
+"""One network that is trained batch by batch while its channels, or its 2-D kernels, are switched off and on.
 
 Full-size weights, statistics and momenta are kept. What is trained is a compact copy of the active part, so that time
 is really saved. A channel that is switched off is zero in that copy until more than ``rebuild_share`` of the copy is
@@ -6,9 +6,10 @@ off, or a channel is switched on: then it is built anew. In the full-size networ
 that are off stay as they were when they were switched off, momenta included, and go on from there when they are
 switched on again.
 
-Health of a channel, a moving average while it is on: ``taylor``, the absolute sum of weight times gradient over the
-slices that read the channel, which is how much the loss would change to first order if the channel were scaled away;
-or ``scale``, the norm of its filter times the scale of the batch norm behind it, over the mean of its group.
+What is switched are channels, or 2-D kernels inside layers (``train/units.py``). A copy can be smaller only by whole
+channels: a kernel that is off is zero in it, and saves time only once nothing that is on writes or reads its channel.
+
+Health of a unit is a moving average of what each batch says while it is on (``taylor``), or norms (``scale``).
 
 Source: Khatri and Won 2020 (RACS) switch kernels by observed significance and re-activate the healthiest; how is not
 public. Taylor: Molchanov et al. 2017, arXiv:1611.06440, eq. 8, summed over the batch before the absolute value is
@@ -35,16 +36,16 @@ from tersenet.graph import ModelGraph, duplicate, unwrapped
 from tersenet.measurement.placement import Batch, num_in, placement_for, placement_of
 from tersenet.measurement.task import Task
 from tersenet.train.config import TrainConfig
-from tersenet.train.health import gates_of, loss_changes, scale_health
+from tersenet.train.live_stream import BatchStream
 from tersenet.train.losses import task_loss
 from tersenet.train.optimizer import make_optimizer
 from tersenet.train.precision import choose_placement
 from tersenet.train.recalibrate import batch_norms
 from tersenet.train.schedule import learning_rate_at
 from tersenet.train.slices import gather, inside, positions_of, scatter
+from tersenet.train.units import BoolArray, ChannelUnits, KernelUnits, Units, of_cut
 from tersenet.transforms import materialize, plan_for
 
-BoolArray = NDArray[np.bool_]
 HealthName = Literal["taylor", "scale"]
 
 LOWEST_RATE = 0.1
@@ -52,7 +53,7 @@ LOWEST_RATE = 0.1
 
 
 class LiveSession:
-    """Full-size weights and momenta, a compact copy that is trained, and the health of every channel."""
+    """Full-size weights and momenta, a compact copy that is trained, and the health of every unit."""
 
     def __init__(
         self,
@@ -61,7 +62,8 @@ class LiveSession:
         train: TrainSplit,
         config: TrainConfig,
         *,
-        group_ids: Sequence[str],
+        group_ids: Sequence[str] = (),
+        kernels_of: Sequence[str] = (),
         task: Task = Task(),  # noqa: B008 (frozen)
         health: HealthName = "taylor",
         health_decay: float = 0.98,
@@ -75,6 +77,7 @@ class LiveSession:
             train: what is learned from, augmented as the data set says.
             config: how to train; ``epochs`` is the length of the learning-rate schedule.
             group_ids: the channel groups that may be switched.
+            kernels_of: instead of these, layers whose 2-D kernels may be switched.
             task: the user's own loss; cross-entropy without.
             health: which score ``health`` gives.
             health_decay: weight of the past in the moving averages, per batch.
@@ -84,6 +87,7 @@ class LiveSession:
             DataError: there are no training samples.
             ModelError: the model fails on them.
             TrainingError: no parameter takes gradients.
+            UnknownNameError: there is no such layer.
         """
         self._graph = graph
         self._train = train.source
@@ -96,35 +100,39 @@ class LiveSession:
         self._placement = placement_for(model, config.device)
         self._full = duplicate(unwrapped(model)).to(self._placement.device).train()
         self._momentum = {name: torch.zeros_like(p) for name, p in self._full.named_parameters() if p.requires_grad}
-        sizes = {group_id: graph.group(group_id).num_channels for group_id in group_ids}
-        self._active = {group_id: np.ones(size, dtype=np.bool_) for group_id, size in sizes.items()}
-        self._taylor = {group_id: torch.zeros(size, dtype=torch.float64) for group_id, size in sizes.items()}
-        self._epoch, self._place, self._num_seen = 0, 0, 0
-        self._stream: Iterator[Batch] | None = None
+        self._units: Units = KernelUnits(graph, kernels_of) if kernels_of else ChannelUnits(graph, group_ids)
+        self._active = {name: np.ones(size, dtype=np.bool_) for name, size in self._units.sizes.items()}
+        self._taylor = {name: torch.zeros(size, dtype=torch.float64) for name, size in self._units.sizes.items()}
+        self._stream = BatchStream(self._train, batch_size=config.batch_size, seed=config.seed)
         self.qualities: list[float] = []
         """What was measured after each round, as told by ``record``."""
         self.num_builds = 0
         """How often a compact copy was made."""
+        self._channels = self._units.channels(self._active)
         self._build()
         with self._own_randomness():
-            batch = self._next()
-            self._stream, self._place = None, 0
+            batch = self._stream.peek()
             self._placement = choose_placement(self._compact, batch, self._loss, config, self._placement)
 
     @property
     def compact(self) -> nn.Module:
-        """The network that is trained, channels that are off missing or zero; in training mode, and not to be kept."""
+        """The network that is trained, what is off missing or zero; in training mode, and not to be kept."""
         return self._compact
 
     @property
     def active(self) -> dict[str, BoolArray]:
-        """Which channels of each group are on, by group id, copies of shape (num_channels,)."""
-        return {group_id: mask.copy() for group_id, mask in self._active.items()}
+        """Which units are on, by channel group or by layer, copies of shape (units,)."""
+        return {name: mask.copy() for name, mask in self._active.items()}
+
+    @property
+    def autocast(self) -> bool:
+        """Whether it trains in bfloat16."""
+        return self._placement.autocast
 
     @property
     def epochs_done(self) -> float:
         """Passes over the training split so far, by samples seen."""
-        return self._num_seen / self._train.num_samples
+        return self._stream.num_seen / self._train.num_samples
 
     def record(self, quality: float) -> None:
         """Keep what was measured after a round."""
@@ -135,29 +143,35 @@ class LiveSession:
         return self.network_of(self._active)
 
     def network_of(self, active: Mapping[str, BoolArray]) -> nn.Module:
-        """The same of these channels, with the weights they have now or had when they were switched off."""
+        """The same of these units, with the weights they have now or had when they were switched off."""
         self._collect()
-        return materialize(self._full, plan_for(self._full, self._graph, _kept(active))).eval().to(self._home)
+        kept, inside_layers = _kept(self._units.channels(active)), self._units.weights(active)
+        plan = plan_for(self._full, self._graph, kept, inside_layers)
+        return materialize(self._full, plan).eval().to(self._home)
 
     def set_active(self, active: Mapping[str, BoolArray]) -> None:
-        """Switch channels off and on.
+        """Switch units off and on.
 
         Args:
-            active: for every group of the session, which channels are on, shape (num_channels,).
+            active: for every group, or layer, of the session which units are on, shape (units,).
 
         Raises:
-            SearchError: groups or shapes are not the session's, or a group would have no channel.
+            SearchError: names or shapes are not the session's, or nothing of a group or layer would be left.
         """
-        shapes = {group_id: mask.shape for group_id, mask in self._active.items()}
-        if {group_id: mask.shape for group_id, mask in active.items()} != shapes:
-            raise SearchError(f"active must have one mask per group, {shapes}. Give them all, in the same shapes.")
-        empty = [group_id for group_id, mask in active.items() if not mask.any()]
+        shapes = {name: mask.shape for name, mask in self._active.items()}
+        if {name: mask.shape for name, mask in active.items()} != shapes:
+            raise SearchError(f"active must have one mask per {self._units.place}, {shapes}. Give them all, as long.")
+        empty = [name for name, mask in active.items() if not mask.any()]
         if empty:
-            raise SearchError(f"active switches every channel of group {empty[0]!r} off. Leave at least one on.")
+            raise SearchError(
+                f"active switches every {self._units.unit} of {self._units.place} {empty[0]!r} off. Leave at least "
+                "one on."
+            )
         self._collect()  # by the former masks: what goes off now is kept as it is
-        wakes = any((active[group_id] & ~mask).any() for group_id, mask in self._active.items())
-        self._active = {group_id: active[group_id].copy() for group_id in self._active}
-        num_off = sum(int((self._held[group_id] & ~mask).sum()) for group_id, mask in self._active.items())
+        wakes = any((active[name] & ~mask).any() for name, mask in self._active.items())
+        self._active = {name: active[name].copy() for name in self._active}
+        self._channels = self._units.channels(self._active)
+        num_off = sum(int((self._held[group_id] & ~mask).sum()) for group_id, mask in self._channels.items())
         if wakes or num_off > self._rebuild_share * sum(int(mask.sum()) for mask in self._held.values()):
             self._build()
         else:
@@ -175,9 +189,8 @@ class LiveSession:
         self._compact.train()
         with self._own_randomness():
             for _ in range(num_batches):
-                batch = self._next()
+                batch = self._stream.next()
                 size = num_in(batch[0])
-                self._num_seen += size
                 if size > 1 or not skips_single:  # batch norms cannot be trained on one sample
                     loss_sum += self._step(batch, self._rate(size)) * size
                     num_trained += size
@@ -186,23 +199,23 @@ class LiveSession:
         return loss_sum / num_trained
 
     def health(self) -> dict[str, FloatArray]:
-        """Health of every channel, comparable between groups, shape (num_channels,) each; higher is better."""
+        """Health of every unit, comparable between groups or layers, shape (units,) each; higher is better."""
         if self._health_name == "taylor":
             return {group_id: scores.numpy().copy() for group_id, scores in self._taylor.items()}
         self._collect()
-        tensors = _tensors(self._full)
-        return {group_id: scale_health(self._graph.group(group_id), tensors) for group_id in self._active}
+        return self._units.scale(_tensors(self._full))
 
     def state_dict(self) -> State:
         """Weights, momenta, masks, health, place in the data: everything needed to go on exactly, as copies."""
         self._collect()
         state: State = {f"weights.{name}": _array(tensor) for name, tensor in self._full.state_dict().items()}
         state |= {f"momentum.{name}": _array(tensor) for name, tensor in self._momentum.items()}
-        for group_id, mask in self._active.items():
-            state[f"active.{group_id}"] = mask.copy()
-            state[f"held.{group_id}"] = self._held[group_id].copy()
-            state[f"taylor.{group_id}"] = self._taylor[group_id].numpy().copy()
-        state["counts"] = np.array([self._epoch, self._place, self._num_seen, self.num_builds])
+        state |= {f"held.{group_id}": mask.copy() for group_id, mask in self._held.items()}
+        for name, mask in self._active.items():
+            state[f"active.{name}"] = mask.copy()
+            state[f"taylor.{name}"] = self._taylor[name].numpy().copy()
+        stream = self._stream
+        state["counts"] = np.array([stream.epoch, stream.place, stream.num_seen, self.num_builds])
         state["placement"] = np.array([self._placement.autocast, self._placement.channels_last])
         state["qualities"] = np.array(self.qualities, dtype=np.float64)
         return state
@@ -224,22 +237,19 @@ class LiveSession:
                 tensor.copy_(torch.from_numpy(np.array(state[f"weights.{name}"])))
             for name, tensor in self._momentum.items():
                 tensor.copy_(torch.from_numpy(np.array(state[f"momentum.{name}"])))
-        self._active = {group_id: state[f"held.{group_id}"].astype(np.bool_) for group_id in self._active}
-        self._taylor = {
-            group_id: torch.from_numpy(state[f"taylor.{group_id}"].astype(np.float64)) for group_id in self._active
-        }
-        self._build()
-        self._active = {group_id: state[f"active.{group_id}"].astype(np.bool_) for group_id in self._active}
-        self._mask_copy()
-        self._epoch, self._place, self._num_seen, self.num_builds = (int(count) for count in state["counts"])
+        self._active = {name: state[f"active.{name}"].astype(np.bool_) for name in self._active}
+        self._taylor = {name: torch.from_numpy(state[f"taylor.{name}"].astype(np.float64)) for name in self._active}
+        self._channels = self._units.channels(self._active)
+        self._build({group_id: state[f"held.{group_id}"].astype(np.bool_) for group_id in self._channels})
+        epoch, place, num_seen, self.num_builds = (int(count) for count in state["counts"])
+        self._stream.put_back(epoch, place, num_seen)
         autocast, channels_last = (bool(flag) for flag in state["placement"])
         self._placement = replace(self._placement, autocast=autocast, channels_last=channels_last)
         self.qualities = [float(quality) for quality in state["qualities"]]
-        self._stream = None
 
-    def _build(self) -> None:
-        """Make the compact copy of what is active, with an optimiser of its own."""
-        self._held = self.active
+    def _build(self, held: Mapping[str, BoolArray] | None = None) -> None:
+        """Make the compact copy of the channels that are on, or of these, with an optimiser of its own."""
+        self._held = {group_id: mask.copy() for group_id, mask in (held or self._channels).items()}
         plan = plan_for(self._full, self._graph, _kept(self._held))
         self._held_at = positions_of(plan)
         self._compact = materialize(self._full, plan).train()
@@ -253,13 +263,12 @@ class LiveSession:
 
     def _mask_copy(self) -> None:
         """Zero what is off in the compact copy, and see to it that it stays so."""
-        chosen = self._active_at()
+        self._on = self._where_on()
         self._masks: dict[str, Tensor] = {}
         tensors = _tensors(self._compact)
         statistics = {info.name for info in self._graph.tensors if info.is_statistic}
         with torch.no_grad():
-            for name, held in self._with_whole(chosen).items():
-                mask = inside(held, chosen[name], tensors[name].ndim).to(tensors[name].device)
+            for name, mask in self._on.items():
                 if bool(mask.all()):
                     continue
                 if name in self._parameters:
@@ -269,32 +278,28 @@ class LiveSession:
                         self._optimizer.state[self._parameters[name]]["momentum_buffer"].masked_fill_(~mask, 0.0)
                 elif name in statistics:
                     tensors[name].masked_fill_(~mask, 1.0 if name.endswith("running_var") else 0.0)
-        self._gates = {
-            group_id: gates_of(self._graph.group(group_id), np.flatnonzero(mask), self._held_at)
-            for group_id, mask in self._active.items()
-        }
+        self._units.watch(self._active, self._held_at)
 
-    def _active_at(self) -> dict[str, dict[int, Tensor]]:
-        return positions_of(plan_for(self._full, self._graph, _kept(self._active)))
-
-    def _with_whole(self, chosen: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[int, Tensor]]:
-        """Positions in the compact copy of every axis in ``chosen``, also where the copy holds all of them."""
-        shapes = {info.name: info.shape for info in self._graph.tensors}
-        return {
-            name: {axis: self._held_at.get(name, {}).get(axis, torch.arange(shapes[name][axis])) for axis in positions}
-            for name, positions in chosen.items()
-        }
+    def _where_on(self) -> dict[str, Tensor]:
+        """Which entries of the copy's tensors are on, broadcastable to them; tensors that are not named are whole."""
+        chosen = positions_of(plan_for(self._full, self._graph, _kept(self._channels)))
+        tensors, shapes = _tensors(self._compact), {info.name: info.shape for info in self._graph.tensors}
+        found: dict[str, Tensor] = {}
+        for name, positions in chosen.items():
+            held = self._held_at.get(name, {})
+            axes = {axis: held.get(axis, torch.arange(shapes[name][axis])) for axis in positions}
+            found[name] = inside(axes, positions, tensors[name].ndim).to(tensors[name].device)
+        for name, mask in self._units.weights(self._active).items():
+            own = of_cut(torch.from_numpy(mask), self._held_at.get(name, {})).to(tensors[name].device)
+            found[name] = found[name] & own if name in found else own
+        return found
 
     def _collect(self) -> None:
-        """Write the active part of the compact copy into the full-size network."""
-        full, chosen = _tensors(self._full), self._active_at()
+        """Write what is on in the compact copy into the full-size network."""
+        full = _tensors(self._full)
         with torch.no_grad():
             for name, tensor in _tensors(self._compact).items():
-                held = self._held_at.get(name, {})
-                where = None
-                if name in chosen:
-                    axes = self._with_whole({name: chosen[name]})[name]
-                    where = inside(axes, chosen[name], tensor.ndim).to(tensor.device)
+                held, where = self._held_at.get(name, {}), self._on.get(name)
                 scatter(tensor.detach(), full[name], held, where=where)
                 if name in self._momentum:
                     buffer = self._optimizer.state[self._parameters[name]]["momentum_buffer"]
@@ -324,41 +329,18 @@ class LiveSession:
         return value
 
     def _note_health(self) -> None:
-        """Move the averages of the channels that are on towards what this batch says."""
-        for group_id, changes in loss_changes(self._gates, self._parameters).items():
-            on = torch.from_numpy(self._active[group_id])
-            self._taylor[group_id][on] = torch.lerp(changes, self._taylor[group_id][on], self._decay)
+        """Move the averages of the units that are on towards what this batch says."""
+        for name, changes in self._units.loss_changes(self._parameters).items():
+            on = torch.from_numpy(self._active[name])
+            self._taylor[name][on] = torch.lerp(changes, self._taylor[name][on], self._decay)
 
     def _rate(self, size: int) -> float:
         config = self._config
-        moment = (self._num_seen - size / 2) / self._train.num_samples
+        moment = (self._stream.num_seen - size / 2) / self._train.num_samples
         rate = learning_rate_at(
             moment, highest=config.learning_rate, epochs=config.epochs, warmup_epochs=config.warmup_epochs
         )
         return rate if moment < config.warmup_epochs else max(rate, LOWEST_RATE * config.learning_rate)
-
-    def _next(self) -> Batch:
-        """The next batch; every one of them begins from a state of the global generator that is its own."""
-        while True:
-            if self._stream is None:
-                seed = self._reseed(0)
-                self._stream = iter(self._train.batches(self._config.batch_size, shuffle_seed=seed, augment=True))
-                for place in range(self._place):  # after an interruption
-                    self._reseed(place + 1)
-                    next(self._stream)
-            self._reseed(self._place + 1)
-            batch = next(self._stream, None)
-            if batch is not None:
-                self._place += 1
-                return batch
-            if self._place == 0:
-                raise DataError("The training split yields no batches. Give it at least one sample.")
-            self._epoch, self._place, self._stream = self._epoch + 1, 0, None
-
-    def _reseed(self, place: int) -> int:
-        seed = int(np.random.SeedSequence((self._config.seed, self._epoch, place)).generate_state(1)[0])
-        torch.manual_seed(seed)
-        return seed
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
