@@ -11,8 +11,9 @@ from typing import Literal
 from torch import nn
 
 from tersenet import pack
+from tersenet.api.costs import storage_dtype
 from tersenet.api.options import CompressOptions
-from tersenet.api.prepare import Prepared, storage_dtype
+from tersenet.api.prepare import Prepared
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.plan import Plan
 from tersenet.core.policy import Policy, Raw

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from tersenet import recipes
 from tersenet.api.delivery import group_rows, layer_rows
+from tersenet.api.looking import look, plain
 from tersenet.api.options import CompressOptions
-from tersenet.api.prepare import Prepared, configure, look, make_evaluator, plain, prepare
+from tersenet.api.prepare import Prepared, configure, make_evaluator, prepare
 from tersenet.api.storing import first_cut, smallest_stored
 from tersenet.api.tuning import redecode
 from tersenet.core.policy import Policy

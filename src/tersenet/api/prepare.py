@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from tersenet import criteria, pack, recipes
+from tersenet import criteria, recipes
 from tersenet.agents import Knowledge, read_agent
-from tersenet.api.live_kernels import kernel_costs, kernel_space, refuse_nonsense
+from tersenet.api.costs import check_storage_target, costs_of
+from tersenet.api.live_kernels import kernel_space, refuse_nonsense
+from tersenet.api.looking import look, plain
 from tersenet.api.options import CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
@@ -34,16 +34,13 @@ from tersenet.envs import (
     reachable,
     refuse_unreachable,
 )
-from tersenet.errors import ModelError, SearchError, TargetError
+from tersenet.errors import SearchError
 from tersenet.evaluators import FreshEvaluator, RayEvaluator, check_workers
-from tersenet.graph import ModelGraph, cost_table, trace
+from tersenet.graph import ModelGraph
 from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
 from tersenet.recipes.khatri2020 import Khatri2020Config
-from tersenet.transforms import make_plan, verify_groups, without_parametrizations
-
-SIZE_AIM = 0.99
-"""Share of a byte budget that the search aims at; what is left covers the index, which is known only when packed."""
+from tersenet.transforms import make_plan
 
 FIRST_GUESS = 0.5
 """Share of the cost where ``max_top1_drop`` starts if no cost is bounded."""
@@ -179,37 +176,6 @@ def known_agent(recipe: Recipe, options: CompressOptions) -> Knowledge | None:
     return found
 
 
-def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network that a run works on: the given one, or a copy whose weights are plain, and then a note that says so.
-
-    Raises:
-        ModelError: the network cannot be copied.
-    """
-    made, layers = without_parametrizations(model)
-    if not layers:
-        return model, ()
-    some = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
-    number = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
-    note = (
-        f"Weights of {number} ({some}) are computed from others in every pass (weight norm, spectral norm or "
-        "another parametrisation): all work is on a copy with the numbers that come out, and what is delivered has "
-        "plain weights, tuned without the norm."
-    )
-    return made, (note,)
-
-
-def look(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ModelGraph, tuple[str, ...]]:
-    """Check and trace a network; groups whose cut does not work are locked, and a note says so.
-
-    Raises:
-        ModelError: the network cannot be used or traced.
-    """
-    check_model(model)
-    traced = trace(model, example_inputs)
-    checked = verify_groups(model, traced, example_inputs)
-    return checked, tuple(_locked_by_check(traced, checked))
-
-
 def prepare(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
@@ -258,7 +224,7 @@ def prepare(
         recipe=chosen,
         config=config,
         space=space,
-        costs=_costs(model, graph, space, config, target),
+        costs=costs_of(model, graph, space, config, target),
         notes=(*plain_notes, *notes, *ruled.notes, *([] if staircase is None else [staircase.note])),
         agent=agent,
         staircase=staircase,
@@ -305,24 +271,6 @@ def _try_own_criteria(prepared: Prepared) -> None:
         make_plan(prepared.model, prepared.graph, Policy(channels=own), seed=0)
 
 
-def check_storage_target(target: Target, recipe: str) -> None:
-    """Refuse what a search over storage cannot keep to.
-
-    Raises:
-        TargetError: no bound on bytes, or one on the drop.
-    """
-    if target.max_size_ratio is None and target.max_size_bytes is None:
-        raise TargetError(
-            f"Recipe {recipe!r} decides how weights are stored, so it needs a bound on bytes: give max_size_ratio "
-            "(for example 0.1) or max_size_bytes."
-        )
-    if target.max_top1_drop is not None:
-        raise TargetError(
-            f"Recipe {recipe!r} keeps to bytes, so max_top1_drop={target.max_top1_drop} cannot be promised. Leave it "
-            "out, and choose the bound on bytes by the report."
-        )
-
-
 def make_evaluator(
     prepared: Prepared, data: Data, *, seed: int, options: CompressOptions
 ) -> FreshEvaluator | RayEvaluator:
@@ -347,76 +295,3 @@ def make_evaluator(
     if options.workers == 1:
         return evaluator
     return RayEvaluator(evaluator, workers=options.workers, note=options.progress.note)
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse a network that holds no usable numbers.
-
-    Raises:
-        ModelError: a parameter or buffer holds NaN or infinity, or there are no parameters.
-    """
-    if next(model.parameters(), None) is None:
-        raise ModelError("The model has no parameters, so there is nothing to compress.")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"Tensor {name!r} of the model holds NaN or infinity. Check the weights, or train again.")
-
-
-def storage_dtype(config: ChannelConfig, target: Target | None) -> str:
-    """``fp32``, ``fp16`` or ``auto``; where bytes are bounded, auto means fp16."""
-    if config.storage == "auto" and target is not None and _bounds_bytes(target):
-        return "fp16"
-    return config.storage
-
-
-def _bounds_bytes(target: Target) -> bool:
-    return target.max_size_ratio is not None or target.max_size_bytes is not None
-
-
-def _costs(
-    model: nn.Module,
-    graph: ModelGraph,
-    space: ChannelSpace | KernelSpace,
-    config: ChannelConfig,
-    target: Target | None,
-) -> tuple[Limit, ...]:
-    dtype: Literal["fp32", "fp16"] = "fp16" if storage_dtype(config, target) == "fp16" else "fp32"
-    if isinstance(space, KernelSpace):
-        assert isinstance(config, Khatri2020Config)
-        return kernel_costs(model, graph, space, config, target=target, dtype=dtype, aim=SIZE_AIM)
-    width = pack.bytes_per_element(model, dtype=dtype)
-    original: dict[CostKind, float] = {
-        "macs": float(graph.macs),
-        "params": float(graph.num_params),
-        "size_bytes": float(graph.original_bytes),
-    }
-    limits = {} if target is None else target.limits(original)
-    asked = {} if target is None else target.asked(original)
-    if "size_bytes" in limits:
-        limits["size_bytes"] *= SIZE_AIM
-    tables = {
-        "macs": cost_table(graph, "macs"),
-        "params": cost_table(graph, "params"),
-        "size_bytes": cost_table(
-            graph, "size_bytes", bytes_per_element=width, overhead_bytes=float(pack.estimate_overhead(model))
-        ),
-    }
-    return tuple(
-        Limit(
-            kind=kind,
-            table=tables[kind],
-            maximum=limits.get(kind, math.inf),
-            original=original[kind],
-            asked=asked.get(kind, ""),
-        )
-        for kind in original
-    )
-
-
-def _locked_by_check(traced: ModelGraph, checked: ModelGraph) -> list[str]:
-    before = {group.group_id for group in traced.channel_groups if group.prunable}
-    return [
-        f"Group {group.group_id} is left whole: {group.reason}"
-        for group in checked.channel_groups
-        if group.group_id in before and not group.prunable
-    ]

@@ -25,7 +25,8 @@ from tersenet.api.building import (
     weigh,
     with_storage,
 )
-from tersenet.api.prepare import SIZE_AIM, Prepared, make_evaluator
+from tersenet.api.costs import SIZE_AIM
+from tersenet.api.prepare import Prepared, make_evaluator
 from tersenet.api.pruning import search_cut
 from tersenet.api.searching import Found, search
 from tersenet.api.tuning import redecode
