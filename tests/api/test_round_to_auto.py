@@ -16,7 +16,7 @@ from tersenet.cli.main import app
 from tersenet.core.staircase import Probed, Staircase
 from tersenet.data import Data
 from tersenet.errors import SearchError, StudyError
-from tersenet.graph import ModelGraph
+from tersenet.graph import ModelGraph, trace
 from tersenet.recipes import ChannelConfig
 from tersenet.search import Study, kept_fact
 
@@ -59,6 +59,11 @@ def test_nothing_is_probed_where_a_number_is_given(digits_cnn: nn.Module, monkey
     assert ChannelConfig().round_to == 8
 
 
+def test_a_space_of_its_own_needs_a_number(digits_cnn: nn.Module) -> None:
+    with pytest.raises(SearchError, match="needs a number"):
+        recipes.make_space(trace(digits_cnn, torch.randn(2, 1, 8, 8)), ChannelConfig(round_to="auto"))
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_uses_the_block_it_began_with(
     digits_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -70,7 +75,9 @@ def test_a_run_that_goes_on_uses_the_block_it_began_with(
 
     first = compress(digits_cnn, data=digits, target=HALF, recipe="uniform", seed=0, options=options)
     again = compress(digits_cnn, data=digits, target=HALF, recipe="uniform", seed=0, options=options)
+    seen = inspect(digits_cnn, data=digits, recipe="uniform", options=options)
     assert probes.left == [2]
+    assert seen.staircase == first.run.staircase
     assert first.policy == again.policy
     for run in (first.run, again.run):
         assert run.recipe_config["round_to"] == 4

@@ -24,6 +24,12 @@ from tersenet.measurement.staircase import BLOCKS, choose_block, probe_staircase
 from tersenet.models import build
 
 
+@pytest.fixture(autouse=True)
+def _forgotten() -> None:
+    """A process measures a kind of convolution once; tests each anew."""
+    staircase._probe.cache_clear()
+
+
 def kind(top: int, milliseconds: Callable[[int], float]) -> Probed:
     counts = [top, top - 1, top - 2, top - 4, top - 8, top - 16]
     return Probed(kernel_size=(3, 3), positions=(8, 8), times_ms={count: milliseconds(count) for count in counts})
@@ -120,6 +126,9 @@ def test_a_probe_finds_the_staircase_of_a_runtime(monkeypatch: pytest.MonkeyPatc
     found = probe_staircase(trace(build("digits_cnn").eval(), torch.randn(2, 1, 8, 8)))
     assert found.round_to == 8
     assert found.probed[0].times_ms[32] == pytest.approx(0.001 * 32**2)
+    before = num_passes
+    assert probe_staircase(trace(build("digits_cnn").eval(), torch.randn(2, 1, 8, 8))) == found
+    assert num_passes == before  # the same kinds of convolutions are not measured again
 
 
 def test_a_real_probe_measures_every_count_and_keeps_to_its_own_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,8 @@ def test_the_given_network_is_left_as_it_was(way: str) -> None:
     assert list(model.state_dict()) == list(before)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
-    assert [module.training for module in plain.children()] == [False, True, True, True]
-    assert [module.training for module in model] == [False, True, True, True]
+    for network_now in (plain, model):
+        assert [module.training for module in network_now.children()] == [False, True, True, True]
     loss = model(IMAGES).square().sum()
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())  # it trains with its norm as before

@@ -20,27 +20,21 @@ from tersenet.api.delivery import deliver, run_provenance
 from tersenet.api.folders import make_folder
 from tersenet.api.int8 import check_export, deliver_int8, try_export
 from tersenet.api.live import compress_live
-from tersenet.api.options import AGENT_FILE, CompressOptions, Result
-from tersenet.api.prepare import Prepared, make_evaluator, prepare
+from tersenet.api.options import AGENT_FILE, STUDY_FILE, CompressOptions, Result
+from tersenet.api.prepare import STAIRCASE, Prepared, make_evaluator, prepare
 from tersenet.api.searching import Found, search
 from tersenet.api.storing import compress_storage
 from tersenet.api.summing_up import missed_bounds, summarize
 from tersenet.api.tuning import tune_until_kept
 from tersenet.core.files import remove_leftovers
 from tersenet.core.policy import Policy
-from tersenet.core.staircase import Staircase
 from tersenet.core.target import Target
 from tersenet.core.version import __version__
 from tersenet.data import Data
 from tersenet.errors import MissingExtraError, TargetError
 from tersenet.measurement import measure_quality
 from tersenet.report import write_report
-from tersenet.search import Study, kept_fact
-
-STUDY_FILE = "study.sqlite"
-
-STAIRCASE = "staircase"
-"""Key in the study: what ``round_to="auto"`` found when the run began."""
+from tersenet.search import Study
 
 
 def compress(
@@ -71,14 +65,7 @@ def compress(
     check_export(options.export)
     _check_reference(target, options)
     with _run_folder(options) as folder:
-        prepared = prepare(
-            model,
-            data.example_inputs(),
-            target=target,
-            recipe=recipe,
-            options=options,
-            staircase=_staircase(folder),
-        )
+        prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
         for note in prepared.notes:
             options.progress.note(note)
         try_export(prepared, data, options.export, seed=seed)
@@ -166,12 +153,6 @@ def _reference(prepared: Prepared, data: Data, target: Target, options: Compress
         return options.reference_top1
     metrics = measure_quality(prepared.model, data.search.source, options.task, split="search", device=options.device)
     return metrics.quality
-
-
-def _staircase(folder: Path) -> Staircase | None:
-    """What the run that is gone on with measured: another probe could find another block, and be another run."""
-    kept = kept_fact(folder / STUDY_FILE, STAIRCASE)
-    return Staircase.model_validate_json(str(kept["found"])) if isinstance(kept, dict) else None
 
 
 def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, options: CompressOptions) -> dict[str, str]:

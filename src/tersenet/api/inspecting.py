@@ -131,7 +131,6 @@ def _typical_policy(prepared: Prepared, target: Target | None, options: Compress
             recipe=prepared.recipe.name,
             options=options,
             looked=(prepared.graph, prepared.notes),
-            staircase=prepared.staircase,
         )
     except TargetError:
         return Policy()

@@ -123,6 +123,7 @@ class Result:
         return [name for name in DELIVERED if (self.folder / name).exists()]
 
 
+STUDY_FILE = "study.sqlite"
 PACKED_FILE = "model.tersenet"
 ONNX_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"

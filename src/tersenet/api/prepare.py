@@ -14,7 +14,7 @@ from tersenet.agents import Knowledge, read_agent
 from tersenet.api.costs import check_storage_target, costs_of
 from tersenet.api.live_kernels import kernel_space, refuse_nonsense
 from tersenet.api.looking import look, plain
-from tersenet.api.options import CompressOptions
+from tersenet.api.options import STUDY_FILE, CompressOptions
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import FloatArray, IntArray
 from tersenet.core.rules import ChannelRule
@@ -40,7 +40,11 @@ from tersenet.graph import ModelGraph
 from tersenet.measurement import probe_staircase
 from tersenet.recipes import ChannelConfig, Problem, Recipe, StorageConfig
 from tersenet.recipes.khatri2020 import Khatri2020Config
+from tersenet.search import kept_fact
 from tersenet.transforms import make_plan
+
+STAIRCASE = "staircase"
+"""Key in the study: what ``round_to="auto"`` found when the run began."""
 
 FIRST_GUESS = 0.5
 """Share of the cost where ``max_top1_drop`` starts if no cost is bounded."""
@@ -184,14 +188,12 @@ def prepare(
     recipe: str,
     options: CompressOptions,
     looked: tuple[ModelGraph, tuple[str, ...]] | None = None,
-    staircase: Staircase | None = None,
 ) -> Prepared:
     """Trace, check and bound a network.
 
     Args:
         target: None where no search follows; nothing is bounded then.
         looked: what ``look`` found, if it was called before.
-        staircase: what a probe for ``round_to="auto"`` found before, if there was one; else it is made here.
 
     Raises:
         ModelError: the network cannot be used, nothing in it can be cut, or a criterion of the user's own fails.
@@ -210,7 +212,7 @@ def prepare(
     graph, notes = look(model, example_inputs) if looked is None else looked
     ruled = apply_rules(graph, options.rules, prune_residual=config.prune_residual)
     graph = ruled.graph
-    config, staircase = _with_block(config, graph, staircase)
+    config, staircase = _with_block(config, graph, options)
     may_cut_nothing = chosen.build_first is None and _cuts_nothing(config, ruled.rules)
     space: ChannelSpace | KernelSpace
     if isinstance(config, Khatri2020Config) and config.unit == "kernel":
@@ -245,12 +247,16 @@ def prepare(
 
 
 def _with_block(
-    config: ChannelConfig, graph: ModelGraph, staircase: Staircase | None
+    config: ChannelConfig, graph: ModelGraph, options: CompressOptions
 ) -> tuple[ChannelConfig, Staircase | None]:
-    """The configuration with a number in place of ``auto``, and what that comes from."""
+    """The configuration with a number in place of ``auto``, and what that comes from.
+
+    A run that goes on takes what it began with: another probe could find another block, and be another run.
+    """
     if config.round_to != "auto":
         return config, None
-    found = staircase or probe_staircase(graph)
+    kept = kept_fact(options.out / STUDY_FILE, STAIRCASE) if options.out is not None else None
+    found = Staircase.model_validate_json(str(kept["found"])) if isinstance(kept, dict) else probe_staircase(graph)
     return config.model_copy(update={"round_to": found.round_to}), found
 
 

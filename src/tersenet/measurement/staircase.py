@@ -7,6 +7,7 @@ as wide as those of the network at hand; what follows from the times is a functi
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import tempfile
@@ -76,7 +77,8 @@ def _is_free(probed: Sequence[Probed], block: int) -> bool:
 def probe_staircase(graph: ModelGraph) -> Staircase:
     """Measure convolutions like those of a network in onnxruntime with one thread, and choose the block.
 
-    Takes about a second, more where others use the processor.
+    Takes two or three seconds the first time. A process measures each kind of convolution once, so that what is shown
+    before a run is what the run uses.
 
     Raises:
         MissingExtraError: onnxruntime or onnx is not installed.
@@ -88,7 +90,7 @@ def probe_staircase(graph: ModelGraph) -> Staircase:
             "round_to='auto' measures convolutions like those of the network, and it has none without groups. Give a "
             "number; 8 suits most processors."
         )
-    probed = tuple(_probe(layer) for layer in kinds)
+    probed = tuple(_probe(layer.kernel_size, layer.output_shape[1:], top_count(layer)) for layer in kinds)
     return Staircase(round_to=choose_block(probed), runtime="onnxruntime", probed=probed)
 
 
@@ -108,15 +110,15 @@ def top_count(layer: Layer) -> int:
     return -(-layer.out_channels // BLOCKS[-1]) * BLOCKS[-1]
 
 
-def _probe(layer: Layer) -> Probed:
-    top = top_count(layer)
-    positions, length = size_of_pass(layer.output_shape[1:], top**2 * math.prod(layer.kernel_size))
+@functools.cache
+def _probe(kernel_size: tuple[int, ...], positions: tuple[int, ...], top: int) -> Probed:
+    positions, length = size_of_pass(positions, top**2 * math.prod(kernel_size))
     with tempfile.TemporaryDirectory() as folder:
         runners = {}
         for count in (top, *(top - block // 2 for block in BLOCKS[1:])):
             path = Path(folder) / f"{count}.onnx"
-            runners[count] = make_runner(path, count, layer.kernel_size, positions, length)
-        return Probed(kernel_size=layer.kernel_size, positions=positions, times_ms=time_in_turns(runners))
+            runners[count] = make_runner(path, count, kernel_size, positions, length)
+        return Probed(kernel_size=kernel_size, positions=positions, times_ms=time_in_turns(runners))
 
 
 def size_of_pass(positions: tuple[int, ...], macs_each: int) -> tuple[tuple[int, ...], int]:

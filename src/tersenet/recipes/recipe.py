@@ -262,8 +262,13 @@ def register(recipe: Recipe) -> Recipe:
 def make_space(
     graph: ModelGraph, config: ChannelConfig, rules: Mapping[str, ChannelRule] | None = None
 ) -> ChannelSpace:
-    """The channel groups that ``config`` allows to be cut, with their bounds and blocks; ``rules`` by group id."""
-    assert config.round_to != "auto"
+    """The channel groups that ``config`` allows to be cut, with their bounds and blocks; ``rules`` by group id.
+
+    Raises:
+        SearchError: ``round_to`` is no number yet.
+    """
+    if config.round_to == "auto":
+        raise SearchError("round_to='auto' is found when a run begins; a space of its own needs a number, such as 8.")
     return channel_space(
         graph,
         lower_bound=config.lower_bound,
