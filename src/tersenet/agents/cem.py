@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from tersenet.agents.noise import truncated_normal
 from tersenet.agents.random import check_reward
 from tersenet.agents.state import restore_rng, rng_state
+from tersenet.core.bounds import Positive
 from tersenet.core.protocols import Box, FloatArray, State, Transition
 from tersenet.errors import StudyError
 
@@ -37,10 +38,10 @@ class CEMConfig(BaseModel, frozen=True, extra="forbid"):
     smoothing: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     """How far means and widths move towards the elites' own: 1 forgets the generations before."""
 
-    sigma_start: Annotated[float, Field(gt=0.0)] = 0.35
+    sigma_start: Positive = 0.35
     """First width, as a share of the box."""
 
-    sigma_floor: Annotated[float, Field(gt=0.0)] = 0.02
+    sigma_floor: Positive = 0.02
     """Smallest width, as a share of the box, so that no action is fixed too early."""
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tersenet.agents.random import check_reward
+from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray, IntArray, State, Transition
 from tersenet.errors import StudyError
 
@@ -35,7 +36,7 @@ class GreedyConfig(BaseModel, frozen=True, extra="forbid"):
     probe_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     """Largest share of the trials that measures decisions one by one."""
 
-    max_levels: Annotated[int, Field(ge=1)] = 3
+    max_levels: Count = 3
     """Most ratios that each decision is measured at."""
 
     step_start: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2

@@ -16,11 +16,9 @@ is regressed on standardised returns; no bonus for entropy, which is constant at
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from tersenet.agents.files import load_networks
@@ -28,7 +26,7 @@ from tersenet.agents.losses import clipped_surrogate
 from tersenet.agents.networks import mlp
 from tersenet.agents.random import check_reward
 from tersenet.agents.state import AgentState
-from tersenet.core.bounds import Count, Positive
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.protocols import Box, FloatArray, State, Transition
 
 _EDGE = 1e-6
@@ -46,7 +44,7 @@ class PPOConfig(BaseModel, frozen=True, extra="forbid"):
     learning_rate: Positive = 3e-4
     """Adam's, for encoder, actor and critic."""
 
-    discount: Annotated[float, Field(ge=0.0, le=1.0)] = 0.99
+    discount: Share = 0.99
     """Weight of the reward one step before the end."""
 
     clip: Positive = 0.2

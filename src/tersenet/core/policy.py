@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from tersenet.core.bounds import Count
 from tersenet.core.mask import Mask
 from tersenet.errors import PolicyError
 
@@ -105,7 +106,7 @@ class Clusters(BaseModel, frozen=True, extra="forbid"):
     codebook_bits: Literal[16, 32] = 16
     """Bits of one shared value in the file."""
 
-    channels_per_codebook: Annotated[int, Field(ge=1)] | None = None
+    channels_per_codebook: Count | None = None
     """Output channels that share one codebook, in blocks; None: the whole layer."""
 
 

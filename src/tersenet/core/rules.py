@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from tersenet.core.bounds import Count
+
 LayerType = Literal["conv", "conv_transpose", "linear"]
 """``Layer.op`` of a traced network."""
 
@@ -26,7 +28,7 @@ class ChannelRule(BaseModel, frozen=True, extra="forbid"):
     lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of the channels that always stays; 1 keeps them all."""
 
-    round_to: Annotated[int, Field(ge=1)] | None = None
+    round_to: Count | None = None
     """Channels are removed in blocks of this many, however few there are."""
 
     pruning_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None

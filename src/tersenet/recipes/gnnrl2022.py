@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from tersenet.agents import PPO, PPOConfig
+from tersenet.core.bounds import Count, Positive
 from tersenet.embed.stages import FeatureStates
 from tersenet.envs.staged import StagedEnv
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
@@ -34,10 +35,10 @@ class Gnnrl2022Config(ChannelConfig, frozen=True, extra="forbid"):
     steps: Annotated[int, Field(ge=1, le=10)] = 3
     """Steps of an episode; each cuts every layer a little further."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's, for encoder, actor and critic."""
 
-    hidden: Annotated[int, Field(ge=1)] = 32
+    hidden: Count = 32
     """Size of embeddings."""
 
     pretrain_steps: Annotated[int, Field(ge=0)] = 100

@@ -10,13 +10,12 @@ each of them is worth.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from tersenet.agents import PlanAgent, PlanConfig
 from tersenet.agents.plan_networks import CriticParts
 from tersenet.agents.scores import RewardScale
+from tersenet.core.bounds import Count
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
@@ -33,7 +32,7 @@ class LayerwiseConfig(ChannelConfig, frozen=True, extra="forbid"):
     reward_scale: RewardScale = "ranks"
     """What critics learn: normal scores of the rewards' ranks, or rewards over their spread."""
 
-    members: Annotated[int, Field(ge=1)] = 4
+    members: Count = 4
     """Actors, and critics."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tersenet.agents import Knowledge
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.protocols import FloatArray, State
@@ -52,7 +53,7 @@ def _number_or_auto(value: object) -> object:
 class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """What every search over channels needs, agents and controls alike."""
 
-    trials: Annotated[int, Field(ge=1)] = 200
+    trials: Count = 200
     """Policies that are evaluated."""
 
     criterion: str = "l1"
@@ -65,7 +66,7 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """Channels of wide groups are removed in blocks of this many; ``auto``: of as many as a probe of onnxruntime finds,
     see ``measurement/staircase.py``; a search is always given a number."""
 
-    round_from: Annotated[int, Field(ge=1)] = 64
+    round_from: Count = 64
     """Groups with fewer channels than this are not rounded."""
 
     prune_residual: bool = False
@@ -85,13 +86,13 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     finetune_epochs: Annotated[int, Field(ge=0)] = 20
     """Epochs of fine-tuning of the winner."""
 
-    finetune_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    finetune_learning_rate: Positive = 0.02
     """Peak learning rate of the cosine schedule."""
 
-    finetune_batch_size: Annotated[int, Field(ge=1)] = 128
+    finetune_batch_size: Count = 128
     """Samples per step."""
 
-    distill_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
+    distill_weight: Share = 0.7
     """Share of the loss that follows the original network; 0 switches distillation off."""
 
 
@@ -156,7 +157,7 @@ class StorageConfig(ChannelConfig, frozen=True, extra="forbid"):
     pruning_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of channels that is cut from every group before, by ``criterion``; the network is then tuned once more."""
 
-    fewest: Annotated[int, Field(ge=1)] = 2
+    fewest: Count = 2
     """Smallest number of clusters, or of bits, of a layer."""
 
     most: Annotated[int, Field(ge=2, le=256)] = 256

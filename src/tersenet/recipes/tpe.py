@@ -5,11 +5,8 @@ Source: Bergstra et al. 2011, see ``adapters/optuna.py``; decoded by ``level`` l
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from tersenet.adapters import optuna
+from tersenet.core.bounds import Count
 from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
@@ -17,7 +14,7 @@ from tersenet.search import Method
 class TPEConfig(ChannelConfig, frozen=True, extra="forbid"):
     """The sampler's choices beside what every channel search has."""
 
-    num_startup: Annotated[int, Field(ge=1)] = 10
+    num_startup: Count = 10
     """Random vectors at the beginning."""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from tersenet.agents import DDPG, DDPGConfig
+from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray
 from tersenet.embed import OperatorGraph, operator_graph, random_graph
 from tersenet.envs import ChannelSpace, LayerwiseEnv
@@ -54,10 +55,10 @@ class Yu2021Config(ChannelConfig, frozen=True, extra="forbid"):
     bootstrap: bool = False
     """Whether a step's value leans on the next one's; otherwise it is the episode's reward alone."""
 
-    updates: Annotated[int, Field(ge=1)] = 16
+    updates: Count = 16
     """Updates after an episode; each encodes the network once."""
 
-    hidden: Annotated[int, Field(ge=1)] = 32
+    hidden: Count = 32
     """Size of embeddings and learned states."""
 
     pretrain_steps: Annotated[int, Field(ge=0)] = 100

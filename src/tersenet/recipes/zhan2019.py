@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tersenet.agents import DDPG, DDPGConfig
+from tersenet.core.bounds import Count, Positive
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import KernelUnit, Policy
 from tersenet.core.target import CostKind
@@ -80,13 +81,13 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     noise_epochs: Annotated[int, Field(ge=0)] = 10
     """Epochs of training with noise, before the search."""
 
-    noise_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    noise_learning_rate: Positive = 0.02
     """Peak learning rate of that."""
 
     beta: Annotated[float, Field(ge=0.0)] = 3.0
     """Weight of information dropout's nats."""
 
-    prune_trials: Annotated[int, Field(ge=1)] | None = None
+    prune_trials: Count | None = None
     """Policies that stage 1 evaluates; None: as many as stage 2."""
 
     prune_epochs: Annotated[int, Field(ge=0)] = 20

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from tersenet.core.bounds import Count, Positive, Share
+
 Switch = Literal["auto", "on", "off"]
 
 
@@ -18,10 +20,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     epochs: Annotated[int, Field(ge=0)]
     """Passes over the training split; 0 only measures."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batch_size: Count = 128
     """Inputs per step (a user's own batches may be smaller)."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.1
+    learning_rate: Positive = 0.1
     """Highest learning rate; 0.05 is usual for fine-tuning."""
 
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
@@ -38,10 +40,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the target that is spread over all classes; unused with the user's own loss."""
 
-    distill_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    distill_weight: Share = 0.0
     """Share of the loss that compares with the original network; 0 = no distillation."""
 
-    distill_temperature: Annotated[float, Field(gt=0.0)] = 4.0
+    distill_temperature: Positive = 4.0
     """Both networks' logits are divided by it before they are compared."""
 
     autocast: Switch = "auto"
@@ -53,7 +55,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     device: str = "cpu"
     """Where to train."""
 
-    grad_clip: Annotated[float, Field(gt=0.0)] | None = None
+    grad_clip: Positive | None = None
     """Highest norm of the whole gradient; None = not clipped."""
 
     @model_validator(mode="after")
