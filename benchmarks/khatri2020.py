@@ -15,8 +15,9 @@ network, `nonzero_ratio` those that are not zero, `size_bytes` its packed file. 
 Top-1 is measured on the whole test split, `drop` from the base. `seconds` are by the clock and go on after a stop;
 `cpu_seconds` are the processor's, report and files included, and missing where a row was interrupted. Prints all rows,
 medians over seeds, and whether what must hold does; writes benchmarks/results/khatri2020.json. A run that was stopped
-goes on where it was, row by row and inside a row. By a quarter of an hour of trials on one core, a row of khatri2020
-takes 270 processor seconds, one of dense 760; all of them about two hours. `--tiny` only sees that everything runs, on 600 images.
+goes on where it was, row by row and inside a row. Extrapolated from 12,000 images, not measured: 270 processor seconds
+for a row of khatri2020, 760 for one of dense, a little over two hours in all. `--tiny` only sees that everything runs,
+on 600 images.
 
     python benchmarks/khatri2020.py --data DATA_FOLDER --work WORK_FOLDER [--jobs METHOD:SEED ...] [--tiny]
 """
