@@ -24,8 +24,6 @@ on 600 images.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 import time
@@ -37,7 +35,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, TrainOptions, compress, train
@@ -328,14 +326,9 @@ def number(value: object) -> float:
 
 def main() -> None:
     """Run what is missing, print all rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("TERSENET_DATA"), help="folder of the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/khatri2020"), help="folder for runs to be continued")
-    parser.add_argument("--jobs", nargs="*", default=default_jobs(), help="METHOD:SEED")
+    parser = command_line(__doc__, work="runs/khatri2020", jobs=("METHOD:SEED", default_jobs()))
     parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, or set TERSENET_DATA")
+    arguments = parsed(parser)
     known = ("dense", *METHODS)
     wrong = [job for job in arguments.jobs if job.partition(":")[0] not in known or not job.partition(":")[2].isdigit()]
     if wrong:

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from tersenet.agents import DQN, ConstantAgent, DQNConfig, RandomAgent
 from tersenet.agents.dqn import epsilon_at
+from tersenet.core.bounds import Count, Positive, Share
 from tersenet.core.protocols import Agent, Box, FloatArray, State, Transition
 from tersenet.envs import ChannelSpace, KernelEnv, KernelRules, KernelSpace, Space, SwitchedChannels
 from tersenet.envs.kernel_rules import Mode
@@ -39,13 +40,13 @@ DISCOUNT = 0.5
 class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     """How the network is trained and what the agent may do, beside what every recipe over channels has."""
 
-    trials: Annotated[int, Field(ge=1)] = 40
+    trials: Count = 40
     """Rounds."""
 
     lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
     """Share of a group's channels, or of a layer's kernels, that always stays on."""
 
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Count = 1
     """Not used: channels are switched one by one."""
 
     unit: Literal["filter", "kernel"] = "filter"
@@ -75,16 +76,16 @@ class Khatri2020Config(ChannelConfig, frozen=True, extra="forbid"):
     health: HealthName = "taylor"
     """What significance is; ``magnitude`` always takes ``scale``."""
 
-    live_epochs: Annotated[float, Field(gt=0.0)] = 8.0
+    live_epochs: Positive = 8.0
     """Epochs of training over all rounds."""
 
-    live_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    live_learning_rate: Positive = 0.02
     """Peak of the rounds' cosine, which ends at a tenth of it; from scratch 0.1 is usual."""
 
     ramp: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     """Share of the rounds after which the ceiling is at the target's bounds."""
 
-    settle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    settle: Share = 0.15
     """Share of the rounds, the last ones, in which nothing is switched on any more."""
 
     tolerance: Annotated[float, Field(ge=0.0)] = 0.3
