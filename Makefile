@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test browser clean
+.PHONY: demo test browser torchvision clean
 
 demo: $(INSTALLED)
 	$(BIN)/tersenet compress digits_cnn --data digits --train-epochs 30 --recipe he2018 --max-macs-ratio 0.4 \
@@ -17,6 +17,10 @@ test: $(INSTALLED)
 browser: $(INSTALLED)
 	scripts/install-browser
 	$(BIN)/python -m pytest -q tests/report/test_report_browser.py
+
+# One classifier of each of torchvision's families; the library is downloaded into a temporary folder where it is missing.
+torchvision: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m torchvision tests/graph/test_graph_torchvision.py
 
 # torch is installed by itself, before anything that depends on it, so that the pinned build is the one that stays.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -118,6 +118,7 @@ def row_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, object]:
     row["macs"], row["num_params"] = graph.macs, graph.num_params
     row["prunable_macs_ratio"] = round(prunable_ratio(graph, "macs"), 4)
     row["prunable_params_ratio"] = round(prunable_ratio(graph, "params"), 4)
+    row["params_ratio"] = round(sum(parameter.numel() for parameter in smaller.parameters()) / graph.num_params, 4)
     del smaller
     model.double()
     inputs = tuple(value.double() if value.is_floating_point() else value for value in inputs)

@@ -17,6 +17,15 @@ from tersenet.train import TrainConfig, fit
 pytest_plugins = ("durable_fixtures",)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that may download torchvision run only if they are asked for: ``-m torchvision``."""
+    if "torchvision" in config.getoption("markexpr"):
+        return
+    kept = [item for item in items if item.get_closest_marker("torchvision") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with cifar10/, mnist/, weights/ and imagenet-sample/."""

@@ -5,52 +5,27 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import typer
+from docs_pages import PAGES, ROOT, blocks, commands, headings, links, parsed, rows, sections, shown, text_of
 from torch import nn
 
 import tersenet as tn
 from tersenet import models, recipes
 from tersenet.api import CompressOptions, Result, compress
-from tersenet.cli.main import app
 from tersenet.data import Data
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+README, CHINESE = text_of("README.md"), text_of("README.zh-CN.md")
 
 
-def commands(text: str) -> list[str]:
-    """The lines that start the program, those that a backslash continues as one."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if re.match(r"\s*(\$\(BIN\)/)?tersenet ", line)]
-
-
-def parsed(line: str) -> Any:
-    """The context of a line's command: its options are read and checked, but it is not run.
-
-    Any, since typer keeps its copy of click to itself.
-    """
-    words = shlex.split(line, comments=True)[1:]
-    group: Any = typer.main.get_command(app)
-    with group.make_context("tersenet", ["recipes"]) as root:
-        name, command, rest = group.resolve_command(root, words)
-        return command.make_context(name, rest, parent=root)
-
-
-SHOWN = [line for language, block in BLOCKS if language != "python" for line in commands(block)]
-
-
-@pytest.mark.parametrize("line", SHOWN)
-def test_a_command_of_the_readme_parses(line: str) -> None:
+@pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in shown(page)))
+def test_a_command_of_the_documentation_parses(line: str) -> None:
     assert parsed(line).command.name in line
 
 
 def test_the_readme_shows_the_commands_that_matter() -> None:
-    assert {shlex.split(line)[1] for line in SHOWN} >= {"compress", "apply", "evaluate", "inspect"}
+    assert {shlex.split(line)[1] for line in shown("README.md")} >= {"compress", "apply", "evaluate", "inspect"}
 
 
 def test_a_command_with_a_wrong_option_would_be_noticed() -> None:
@@ -71,15 +46,40 @@ def test_a_make_target_of_the_readme_exists(target: str) -> None:
     assert f"\n{target}: " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_a_link_leads_to_a_file(link: str) -> None:
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize("page", [*PAGES, "docs/design.md", "docs/torch-pruning.md"])
+def test_links_lead_to_files(page: str) -> None:
+    inside = [link for link in links(text_of(page)) if ":" not in link]
+    assert [link for link in inside if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_the_chinese_readme_says_the_same_with_the_same_code_numbers_and_links() -> None:
+    assert headings(CHINESE) == headings(README)
+    assert [_without_comments(block) for block in blocks(CHINESE)] == [
+        _without_comments(block) for block in blocks(README)
+    ]
+    assert [_numbers(row) for row in rows(CHINESE)] == [_numbers(row) for row in rows(README)]
+    other = {"README.md": "README.zh-CN.md", "README.zh-CN.md": "README.md"}
+    assert sorted(other.get(link, link) for link in links(CHINESE)) == sorted(links(README))
+
+
+@pytest.mark.parametrize("text", [README, CHINESE])
+def test_each_readme_leads_to_the_other(text: str) -> None:
+    assert len({"README.md", "README.zh-CN.md"} & set(links(text))) == 1
+
+
+def _without_comments(block: tuple[str, str]) -> tuple[str, str]:
+    language, code = block
+    return language, "\n".join(re.sub(r"\s*#.*", "", line) for line in code.splitlines())
+
+
+def _numbers(row: list[str]) -> list[list[str]]:
+    """Cell by cell: numbers, and names in code, in any order."""
+    return [sorted(re.findall(r"`[^`]*`|\d[\d,.]*\d|\d", cell)) for cell in row]
 
 
 def test_every_recipe_is_in_the_table_and_every_name_of_the_table_is_a_recipe() -> None:
-    section = README.split("## Recipes")[1].split("\n\nDesign:")[0]
-    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(recipes.names())
+    firsts = [row[0] for row in rows(sections(README)["Recipes"])]
+    assert {name for cell in firsts for name in re.findall(r"`(\w+)`", cell)} == set(recipes.names())
 
 
 def small_net() -> nn.Module:
@@ -110,7 +110,7 @@ def test_the_python_of_the_readme_runs(
     monkeypatch.setattr(models, "load_weights", lambda model, path: None)
     monkeypatch.setattr(tn.data, "cifar10", lambda path: few_images())
     monkeypatch.setattr(tn, "compress", quick)
-    (block,) = [block for language, block in BLOCKS if language == "python"]
+    (block,) = [block for language, block in blocks(README) if language == "python"]
     found: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), found)
     assert "MACs" in capsys.readouterr().out

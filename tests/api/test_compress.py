@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tersenet import Target, load
-from tersenet.api import CompressOptions, Result, apply, compress, evaluate
+from tersenet.api import CompressOptions, Result, Task, apply, compress, evaluate
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.summary import RunSummary
 from tersenet.data import Data
@@ -285,6 +285,21 @@ def test_a_policy_of_another_network_is_refused(digits_cnn: nn.Module, digits: D
     policy = Policy(channels={"nowhere": ChannelDecision(pruning_ratio=0.5)})
     with pytest.raises(PolicyError, match="nowhere"):
         apply(digits_cnn, policy, data=digits, seed=0, options=quick())
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_does_harm_is_not_delivered(digits_cnn: nn.Module, digits: Data) -> None:
+    bias = dict(digits_cnn.named_parameters())["linear.bias"].detach().clone()
+
+    def nearness(model: nn.Module, batches: object) -> float:  # best before any training
+        return -float((dict(model.named_parameters())["linear.bias"] - bias).abs().sum())
+
+    task = Task(metric=nearness, metric_name="nearness")
+    options = quick(trials=1, finetune_epochs=1, controls=(), task=task, recipe_options={"storage": "fp32"})
+    found = compress(digits_cnn, data=digits, target=HALF, recipe="uniform", seed=0, options=options)
+    assert found.run.epochs[0].quality < 0.0
+    assert found.run.compressed.score == 0.0
+    assert any(caveat.startswith("No epoch of fine-tuning") for caveat in found.run.caveats)
 
 
 def test_evaluate_takes_the_packed_file_alone(run: Result, tmp_path: Path, digits_cnn: nn.Module, digits: Data) -> None:

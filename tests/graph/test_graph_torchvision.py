@@ -1,14 +1,20 @@
-"""Classifiers of torchvision, one of each family: traced, cut at random, exact. All 80 are in docs/networks.md."""
+"""Classifiers of torchvision, one of each family: traced, cut at random, exact. All 80 are in docs/networks.md.
+
+`make torchvision`, or `pytest -m torchvision`, runs what needs that library, and downloads it where it is missing.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FAMILIES = (
@@ -32,18 +38,53 @@ def coupling() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def zoo(coupling: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The benchmark, with torchvision at hand: the installed one, else one that goes with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("torchvision") is None:
+            folder = tmp_path_factory.mktemp("torchvision")
+            problem = download_torchvision(folder)
+            if problem:
+                pytest.skip(f"torchvision is not installed and cannot be downloaded: {problem}")
+            patch.syspath_prepend(folder)
+        try:
+            coupling.torchvision()
+        except Exception as error:
+            pytest.skip(f"torchvision cannot be imported here: {type(error).__name__}: {error}")
+        yield coupling
+
+
+def download_torchvision(folder: Path, *options: str) -> str:
+    """Put the release that belongs to this torch into a folder, and nothing it depends on; returns what went wrong."""
+    minor = int(torch.__version__.split(".")[1])
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]
+    command += ["--only-binary=:all:", "--timeout=30", "--retries=1", f"--target={folder}", *options]
+    found = subprocess.run([*command, f"torchvision==0.{minor + 15}.*"], capture_output=True, text=True, check=False)
+    return (found.stderr.strip().splitlines() or ["pip failed"])[-1] if found.returncode else ""
+
+
+@pytest.mark.torchvision
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FAMILIES)
-def test_classifiers_are_cut_exactly_and_not_vacuously(name: str, coupling: ModuleType) -> None:
-    try:
-        coupling.torchvision()
-    except Exception as error:
-        pytest.skip(f"torchvision cannot be imported here: {type(error).__name__}: {error}")
-    build = dict(coupling.suites()["torchvision"]())[name]
-    row = coupling.row_of(*build())
+def test_classifiers_are_cut_exactly_and_not_vacuously(name: str, zoo: ModuleType) -> None:
+    build = dict(zoo.suites()["torchvision"]())[name]
+    row = zoo.row_of(*build())
     assert row["exact"], row["reason"]
     assert row["prunable_macs_ratio"] >= (0.2 if name in TRANSFORMERS else 0.5)
+
+
+def test_without_a_network_the_download_says_what_went_wrong(tmp_path: Path) -> None:
+    assert "No matching distribution found for torchvision" in download_torchvision(tmp_path, "--no-index")
 
 
 def test_the_page_of_the_documentation_is_made_of_the_results(coupling: ModuleType) -> None:

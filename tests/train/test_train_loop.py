@@ -163,6 +163,16 @@ def test_the_weights_of_the_best_epoch_stay() -> None:
     assert not torch.equal(weights[1], weights[3])
 
 
+def test_what_it_began_with_stays_where_no_epoch_is_as_good() -> None:
+    scores = iter([4.0, 1.0, 3.0])
+    model = network()
+    before = next(model.parameters()).detach().clone()
+    task = Task(metric=lambda model, batches: next(scores))
+    result = fit(model, *splits(), config(epochs=2), task=task, starts_best=True)
+    assert (result.best_epoch, result.best_quality) == (0, 4.0)
+    assert torch.equal(next(model.parameters()), before)
+
+
 def test_the_users_loss_is_what_is_descended() -> None:
     calls: list[tuple[int, ...]] = []
 

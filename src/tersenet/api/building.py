@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from tersenet.evaluators import Repair, make_repair
 from tersenet.graph import duplicate
 from tersenet.measurement import measure_quality
 from tersenet.measurement.placement import kept_modes, placement_of
-from tersenet.train import TrainConfig, attach_coded, detach_coded, fit, held_zeros, kept_zeros
+from tersenet.train import FitResult, TrainConfig, attach_coded, detach_coded, fit, held_zeros, kept_zeros
 from tersenet.transforms import CodedWeights, Coder, make_plan, materialize
 
 Dtype = Literal["fp32", "fp16"]
@@ -65,6 +66,9 @@ class Tuned:
 
     epochs: tuple[EpochPoint, ...]
     seconds: float
+
+    tuning_helped: bool = True
+    """Whether an epoch of fine-tuning was at least as good as the network before it."""
 
     @property
     def norms(self) -> pack.Norms:
@@ -114,6 +118,9 @@ class CutNetwork:
     epochs: tuple[EpochPoint, ...] = ()
     seconds: float = 0.0
 
+    tuning_helped: bool = True
+    """See ``Tuned``."""
+
 
 def repaired(job: TuningJob, repair: Repair, policy: Policy) -> CutNetwork:
     """Cut what the policy says, and repair the network."""
@@ -135,8 +142,8 @@ def repaired(job: TuningJob, repair: Repair, policy: Policy) -> CutNetwork:
 def tuned_cut(job: TuningJob, cut: CutNetwork) -> CutNetwork:
     """The same after fine-tuning, in place."""
     with held_zeros(cut.model, list(cut.plan.masks)):
-        epochs, seconds = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
-    return replace(cut, epochs=epochs, seconds=seconds)
+        fitted = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
+    return replace(cut, epochs=fitted.epochs, seconds=fitted.seconds, tuning_helped=_helped(fitted))
 
 
 def cut_by(job: TuningJob, policy: Policy) -> CutNetwork:
@@ -157,11 +164,12 @@ def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Cod
     with held_zeros(small, list(cut.plan.masks)):
         attach_coded(small, coder.code(small, job.prepared.graph, policy.storage))
         cut.repair.settle(small, placement_of(small))
-        epochs, seconds = _fit(job, small, policy, stage="fine-tune coded")
+        fitted = _fit(job, small, policy, stage="fine-tune coded")
         coded = detach_coded(small)
-    tuned = store(job, replace(cut, model=small, policy=policy), coded)
-    later = (point.model_copy(update={"epoch": point.epoch + len(cut.epochs)}) for point in epochs)
-    return replace(tuned, epochs=(*cut.epochs, *later), seconds=cut.seconds + seconds)
+    helped = cut.tuning_helped and _helped(fitted)
+    tuned = store(job, replace(cut, model=small, policy=policy, tuning_helped=helped), coded)
+    later = (point.model_copy(update={"epoch": point.epoch + len(cut.epochs)}) for point in fitted.epochs)
+    return replace(tuned, epochs=(*cut.epochs, *later), seconds=cut.seconds + fitted.seconds)
 
 
 def calibration_inputs(job: TuningJob) -> list[Inputs]:
@@ -203,6 +211,7 @@ def _stored_as(job: TuningJob, cut: CutNetwork, coded: Mapping[str, CodedWeights
         size_bytes=0,
         epochs=(),
         seconds=0.0,
+        tuning_helped=cut.tuning_helped,
     )
     is_exact = dtype == "fp32" and not coded
     stored = cut.model
@@ -211,11 +220,13 @@ def _stored_as(job: TuningJob, cut: CutNetwork, coded: Mapping[str, CodedWeights
     return replace(found, model=stored, metrics=_search_quality(job, stored))
 
 
-def _fit(job: TuningJob, small: nn.Module, policy: Policy, *, stage: str) -> tuple[tuple[EpochPoint, ...], float]:
+def _fit(job: TuningJob, small: nn.Module, policy: Policy, *, stage: str) -> FitResult:
     config, options = job.prepared.config, job.options
     if config.finetune_epochs == 0:
-        return (), 0.0
-    fitted = fit(
+        return FitResult(
+            epochs=(), best_epoch=0, best_quality=math.nan, seconds=0.0, autocast=False, channels_last=False
+        )
+    return fit(
         small,
         job.data.train,
         job.data.search,
@@ -225,8 +236,12 @@ def _fit(job: TuningJob, small: nn.Module, policy: Policy, *, stage: str) -> tup
         checkpoint=_checkpoint(job, policy),
         progress=options.progress,
         stage=stage,
+        starts_best=True,
     )
-    return fitted.epochs, fitted.seconds
+
+
+def _helped(fitted: FitResult) -> bool:
+    return fitted.best_epoch > 0 or not fitted.epochs
 
 
 def train_config(job: TuningJob) -> TrainConfig:

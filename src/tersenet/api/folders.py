@@ -8,12 +8,13 @@ from pathlib import Path
 from tersenet.errors import StudyError
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Refuse a folder that cannot be made or written into, without making it.
 
     Raises:
         StudyError: a file stands in its place, or its first existing parent cannot be written.
     """
+    folder = Path(folder)
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise StudyError(f"out: {folder} cannot be a folder, because {existing} is a file. Choose another --out.")
@@ -21,13 +22,14 @@ def check_folder(folder: Path) -> None:
         raise StudyError(f"out: {folder} cannot be written, no permission for {existing}. Choose another --out.")
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: str | Path) -> Path:
     """Make a folder and those above it, where they do not exist.
 
     Raises:
         StudyError: it cannot be made or written.
     """
     check_folder(folder)
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -38,7 +38,7 @@ class CompressOptions:
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
 
-    agent: Path | None = None
+    agent: str | Path | None = None
     """File of an agent that was trained on another network (``agent.safetensors`` of its run), to begin with: its first
     trial is what it decides without having seen this network, and there is no warm-up. None: a new agent."""
 
@@ -52,7 +52,7 @@ class CompressOptions:
     """Trials that are measured at once, each in a process of its own; more than 1 needs the extra ``ray``. Agents are
     then told that many trials later, so that another number is another run."""
 
-    out: Path | None = None
+    out: str | Path | None = None
     """Folder of the run, which makes it resumable; None: a temporary one that goes with the result."""
 
     export: tuple[str, ...] = ()

@@ -54,7 +54,7 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module, *, data: Data, seed: int, epochs: int, out: Path, options: TrainOptions | None = None
+    model: nn.Module, *, data: Data, seed: int, epochs: int, out: str | Path, options: TrainOptions | None = None
 ) -> TrainResult:
     """Train a network in place and write its weights; an interrupted training goes on with the same call.
 
@@ -62,7 +62,7 @@ def train(
         out: folder for the weights and the checkpoint.
     """
     options = options or TrainOptions()
-    make_folder(out)
+    folder = make_folder(out)
     config = TrainConfig(
         epochs=epochs,
         batch_size=options.batch_size,
@@ -79,12 +79,12 @@ def train(
         data.search,
         config,
         task=options.task,
-        checkpoint=out / "checkpoint.pt",
+        checkpoint=folder / "checkpoint.pt",
         progress=options.progress,
         stage="train",
     )
     metrics = measure_quality(model, data.test.source, options.task, split="test", device=options.device)
-    path = out / WEIGHTS_FILE
+    path = folder / WEIGHTS_FILE
     facts = {
         SPLIT_KEY: "train",
         "tersenet": __version__,

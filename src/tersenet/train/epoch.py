@@ -48,6 +48,7 @@ class Run:
     stage: str
     penalty: Penalty | None = None
     keeps_best: bool = True
+    starts_best: bool = False
     last_update: float = 0.0
 
 

@@ -49,7 +49,7 @@ class FitResult:
     epochs: tuple[EpochPoint, ...]
 
     best_epoch: int
-    """From 1; 0 if there were no epochs."""
+    """From 1; 0 if there were no epochs, or none was as good as what it began with (``starts_best``)."""
 
     best_quality: float
     """On the search split."""
@@ -77,6 +77,7 @@ def fit(
     stage: str = "fine-tune",
     penalty: Penalty | None = None,
     keeps_best: bool = True,
+    starts_best: bool = False,
 ) -> FitResult:
     """Train ``model`` in place; at return it holds the weights of the epoch that was best on the search split.
 
@@ -93,6 +94,7 @@ def fit(
         penalty: added to the loss of every step, from the epochs passed by then; what it holds beside the model is not
             part of the checkpoint.
         keeps_best: otherwise the weights of the last epoch stay.
+        starts_best: whether the weights it begins with stay if no epoch is at least as good.
 
     Raises:
         DataError: there are no training or search samples, or the labels do not fit the outputs.
@@ -128,6 +130,7 @@ def fit(
             stage=stage,
             penalty=penalty,
             keeps_best=keeps_best,
+            starts_best=starts_best,
         )
         state = _prepared(run, state)
         progress.start(stage, num_images(run, config.epochs), done=num_images(run, state.epoch))
@@ -155,7 +158,7 @@ def _prepared(run: Run, state: TrainState | None) -> TrainState:
         with own_randomness(run, epoch=0):
             run.model.train()
             run.placement = choose_placement(run.model, batch, loss_function(run), run.config, run.placement)
-        quality = _quality(run) if run.config.epochs == 0 else -math.inf
+        quality = _quality(run) if run.config.epochs == 0 or run.starts_best else -math.inf
         state = TrainState(
             epoch=0,
             model={},
