@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -255,7 +256,7 @@ def _with_block(
     """
     if config.round_to != "auto":
         return config, None
-    kept = kept_fact(options.out / STUDY_FILE, STAIRCASE) if options.out is not None else None
+    kept = kept_fact(Path(options.out) / STUDY_FILE, STAIRCASE) if options.out is not None else None
     found = Staircase.model_validate_json(str(kept["found"])) if isinstance(kept, dict) else probe_staircase(graph)
     return config.model_copy(update={"round_to": found.round_to}), found
 

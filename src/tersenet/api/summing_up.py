@@ -101,7 +101,6 @@ def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Deliv
         caveats += _control_caveats(job, found)
     if found is not None and found.rounds:
         caveats.append(_switched_caveat(job, found))
-
     if not tuned.tuning_helped:
         caveats.append(
             "No epoch of fine-tuning was as good as the network before it, which was kept. Lower "
