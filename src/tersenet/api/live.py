@@ -17,17 +17,14 @@ from tersenet.api.building import (
     CutNetwork,
     Tuned,
     TuningJob,
-    aimed_dtype,
     learn_repair,
     measured_dense,
     store,
     tuned_cut,
-    weigh,
-    with_storage,
 )
 from tersenet.api.prepare import Prepared
 from tersenet.api.searching import Found, point_of, remembered
-from tersenet.api.tuning import MAX_TUNINGS
+from tersenet.api.tuning import fit_bytes, smallest_kept
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
 from tersenet.core.summary import Confirmed, RoundPoint
@@ -91,8 +88,9 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
         study.set_fact(FIRST_SECONDS, time.perf_counter() - started)
     trials = run_method(method, study, evaluator, seed=job.seed, progress=job.options.progress)
     assert isinstance(method.env, KernelEnv)
-    tuned, policy = _tuned_until_kept(job, session, method.env, trials)
-    return tuned, _found(job, study, evaluator, trials, policy, baseline)
+    tuned = _tuned_until_kept(job, session, method.env, trials)
+    cut_by = tuned.policy.model_copy(update={"storage": {}})
+    return tuned, _found(job, study, evaluator, trials, cut_by, baseline)
 
 
 def config_of(prepared: Prepared) -> Khatri2020Config:
@@ -168,13 +166,8 @@ def _switched(job: TuningJob) -> Switched:
     return switched_of(job.prepared.graph, job.prepared.space)
 
 
-def _tuned_until_kept(
-    job: TuningJob, session: LiveSession, env: KernelEnv, trials: Sequence[Trial]
-) -> tuple[Tuned, Policy]:
-    """Tune the last masks; where ``max_top1_drop`` is missed, those of larger rounds before, by bisection.
-
-    At most four networks are tuned. The smallest that keeps the drop is returned; if none does, the best.
-    """
+def _tuned_until_kept(job: TuningJob, session: LiveSession, env: KernelEnv, trials: Sequence[Trial]) -> Tuned:
+    """Tune the last masks; where ``max_top1_drop`` is missed, those of larger rounds before, by bisection."""
     price = _price(job)
 
     def cost(policy: Policy) -> float:
@@ -187,40 +180,35 @@ def _tuned_until_kept(
         if cost(trial.policy) > cost(last) and job.prepared.budget.fits(job.prepared.num_kept(trial.policy))
     }
     ladder = [last, *sorted(larger.values(), key=cost)]
-    lowest, highest, at = -1, len(ladder), 0
-    attempts: list[tuple[int, Tuned, Policy]] = []
-    while True:
-        tuned, policy = _tuned(job, session, env, ladder[at])
-        attempts.append((at, tuned, policy))
-        lowest, highest = (lowest, at) if job.keeps_drop(tuned) else (at, highest)
-        if len(attempts) == MAX_TUNINGS or lowest + 1 >= highest:
-            break
-        at = (lowest + highest) // 2
-        job.options.progress.note("max_top1_drop is not settled yet: tuning the masks of another round.")
-    kept = [attempt for attempt in attempts if job.keeps_drop(attempt[1])]
-    best = min(kept, key=lambda a: a[0]) if kept else max(attempts, key=lambda a: a[1].metrics.quality)
-    return best[1], best[2]
+
+    def attempt(place: int) -> Tuned:
+        if place > 0:
+            job.options.progress.note("max_top1_drop is not settled yet: tuning the masks of another round.")
+        return _tuned(job, session, env, ladder[place])
+
+    def between(lowest: int, highest: int) -> int | None:
+        return None if lowest + 1 >= highest else (lowest + highest) // 2
+
+    return smallest_kept(job, attempt, first=0, lowest=-1, highest=len(ladder), between=between)
 
 
-def _tuned(job: TuningJob, session: LiveSession, env: KernelEnv, policy: Policy) -> tuple[Tuned, Policy]:
+def _tuned(job: TuningJob, session: LiveSession, env: KernelEnv, policy: Policy) -> Tuned:
     """Cut the trained network, take away more until its file fits, tune and store it."""
-    prepared = job.prepared
-    while True:
-        cut = CutNetwork(
-            model=session.network_of(_switched(job).masks(policy)),
-            policy=policy,
-            plan=make_plan(prepared.model, prepared.graph, policy, seed=job.seed),
+    prepared, switched = job.prepared, _switched(job)
+
+    def cut_of(tried: Policy) -> CutNetwork:
+        return CutNetwork(
+            model=session.network_of(switched.masks(tried)),
+            policy=tried,
+            plan=make_plan(prepared.model, prepared.graph, tried, seed=job.seed),
             repair=learn_repair(job),
         )
-        dtype = aimed_dtype(job)
-        size = weigh(cut.model, cut.plan, with_storage(policy, prepared, dtype), job.provenance, dtype)
-        if size <= job.size_bound:
-            break
-        limit = prepared.cost("size_bytes")
-        prepared = prepared.bounded_to("size_bytes", limit.maximum - 1.02 * (size - job.size_bound))
-        policy = env.within_bounds(policy, prepared.budget)
-    cut = tuned_cut(job, cut)
-    return replace(store(job, cut, {}), epochs=cut.epochs, seconds=cut.seconds), policy
+
+    def tighter(bounded: Prepared, tried: Policy) -> Policy:
+        return env.within_bounds(tried, bounded.budget)
+
+    cut = tuned_cut(job, fit_bytes(job, prepared, policy, cut=cut_of, decode=tighter))
+    return replace(store(job, cut, {}), epochs=cut.epochs, seconds=cut.seconds)
 
 
 def _found(

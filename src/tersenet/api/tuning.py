@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from tersenet.api.building import (
     CutNetwork,
@@ -24,6 +26,8 @@ from tersenet.envs import ChannelSpace, reachable, shares_of
 from tersenet.recipes import make_env
 from tersenet.transforms import Coder
 
+Size = TypeVar("Size", int, float)
+
 MAX_TUNINGS = 4
 """Networks that are tuned at most to keep ``max_top1_drop``."""
 
@@ -39,27 +43,55 @@ def tune_until_kept(job: TuningJob, winner: Policy) -> Tuned:
     the drop is returned; if none does, the best.
     """
     bounds_given = job.target is None or bool(job.target.bounds())
-    lowest, highest = 0.0, 1.0
-    fraction = 0.0 if bounds_given else _fraction_of_start(job.prepared)
-    policy, prepared = winner, job.prepared
-    attempts: list[tuple[float, Tuned]] = []
-    while True:
-        tuned = tune(job, prepared, policy)
-        attempts.append((fraction, tuned))
-        if job.keeps_drop(tuned):
-            highest = fraction
-        else:
-            lowest = fraction
-        if job.reference is None or len(attempts) == MAX_TUNINGS or highest - lowest < SMALLEST_STEP:
-            break
-        fraction = (lowest + highest) / 2
+    first = 0.0 if bounds_given else _fraction_of_start(job.prepared)
+
+    def attempt(fraction: float) -> Tuned:
+        if fraction == first:
+            return tune(job, job.prepared, winner)
         prepared = _loosened(job.prepared, fraction, bounds_given=bounds_given)
-        policy = redecode(prepared, winner)
         job.options.progress.note(f"max_top1_drop is not settled yet: tuning again at {_bounds_text(prepared)}.")
-    kept = [attempt for attempt in attempts if job.keeps_drop(attempt[1])]
+        return tune(job, prepared, redecode(prepared, winner))
+
+    def between(lowest: float, highest: float) -> float | None:
+        is_settled = job.reference is None or highest - lowest < SMALLEST_STEP
+        return None if is_settled else (lowest + highest) / 2
+
+    return smallest_kept(job, attempt, first=first, lowest=0.0, highest=1.0, between=between)
+
+
+def smallest_kept(
+    job: TuningJob,
+    attempt: Callable[[Size], Tuned],
+    *,
+    first: Size,
+    lowest: Size,
+    highest: Size,
+    between: Callable[[Size, Size], Size | None],
+) -> Tuned:
+    """Tune networks of several sizes, at most four, towards the smallest that keeps ``max_top1_drop``.
+
+    Args:
+        job: says what is kept.
+        attempt: tunes the network of a size.
+        first: the size that is tried first.
+        lowest: what is taken for too small.
+        highest: what is taken for large enough.
+        between: the next size, from the largest that was too small and the smallest that was kept; None ends.
+
+    Returns:
+        The smallest that keeps the drop; if none does, the best.
+    """
+    attempts: list[tuple[Size, Tuned]] = []
+    size: Size | None = first
+    while size is not None and len(attempts) < MAX_TUNINGS:
+        tuned = attempt(size)
+        attempts.append((size, tuned))
+        lowest, highest = (lowest, size) if job.keeps_drop(tuned) else (size, highest)
+        size = between(lowest, highest)
+    kept = [one for one in attempts if job.keeps_drop(one[1])]
     if kept:
-        return min(kept, key=lambda attempt: attempt[0])[1]
-    return max(attempts, key=lambda attempt: attempt[1].metrics.quality)[1]
+        return min(kept, key=lambda one: one[0])[1]
+    return max((tuned for _, tuned in attempts), key=lambda tuned: tuned.metrics.quality)
 
 
 def tune(job: TuningJob, prepared: Prepared, policy: Policy) -> Tuned:
@@ -69,7 +101,9 @@ def tune(job: TuningJob, prepared: Prepared, policy: Policy) -> Tuned:
     """
     if any(not isinstance(form, Raw) for form in policy.storage.values()):
         return code_and_tune(job, cut_by(job, policy), policy, coder=Coder())
-    cut = tuned_cut(job, _fit_bytes(job, prepared, policy))
+    repair = learn_repair(job)
+    fitting = fit_bytes(job, prepared, policy, cut=lambda tried: repaired(job, repair, tried), decode=redecode)
+    cut = tuned_cut(job, fitting)
     return replace(store(job, cut, {}), epochs=cut.epochs, seconds=cut.seconds)
 
 
@@ -101,17 +135,31 @@ def _bounds_text(prepared: Prepared) -> str:
     )
 
 
-def _fit_bytes(job: TuningJob, prepared: Prepared, policy: Policy) -> CutNetwork:
-    """Take away channels until the file, index included, is within the bound on bytes; the network is repaired."""
-    repair = learn_repair(job)
+def fit_bytes(
+    job: TuningJob,
+    prepared: Prepared,
+    policy: Policy,
+    *,
+    cut: Callable[[Policy], CutNetwork],
+    decode: Callable[[Prepared, Policy], Policy],
+) -> CutNetwork:
+    """Take away more until the file, index included, is within the bound on bytes.
+
+    Args:
+        job: has the bound.
+        prepared: has the budget that ``policy`` was decoded to.
+        policy: what is tried first.
+        cut: the network of a policy.
+        decode: a policy within a tighter budget that decides as the given one did.
+    """
     while True:
-        cut = repaired(job, repair, policy)
+        made = cut(policy)
         if job.size_bound == float("inf"):
-            return cut
+            return made
         dtype = aimed_dtype(job)
-        size = weigh(cut.model, cut.plan, with_storage(policy, prepared, dtype), job.provenance, dtype)
+        size = weigh(made.model, made.plan, with_storage(policy, prepared, dtype), job.provenance, dtype)
         if size <= job.size_bound:
-            return cut
+            return made
         limit = prepared.cost("size_bytes")
         prepared = prepared.bounded_to("size_bytes", limit.maximum - 1.02 * (size - job.size_bound))
-        policy = redecode(prepared, policy)
+        policy = decode(prepared, policy)
