@@ -67,7 +67,8 @@ output from the original in which exactly the numbers that went are zero, and ze
 Torch-Pruning is used as its README shows: `BasePruner` with `pruning_ratio=0.4`, `ignored_layers` (the layers that
 make the outputs, which it does not look for itself; tersenet's are given to it), `num_heads` of attention, and
 `output_transform` for outputs that are no lists of tensors. After the cut, `hidden_dim` of torchvision's ViT is set by
-hand, as the README asks. Where a norm runs over the channels themselves (layer norm, group norm), no cut can be exact:
+hand, as the README asks. Forwards stay as they are written (for YOLO its examples replace C2f by a module without
+`chunk`). Where a norm runs over the channels themselves (layer norm, group norm), no cut can be exact:
 Torch-Pruning cuts such channels, tersenet leaves them whole unless it is told otherwise. Seconds are processor seconds
 of one core in fp32: to trace, and to cut (tersenet: plan and copy; Torch-Pruning: in place). Parameters are those that
 are left; of a group's channels Torch-Pruning keeps 60 % rounded down, tersenet rounded to the nearest."""
