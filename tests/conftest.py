@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """Tests that draw from torch's own generator must not depend on which tests ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with cifar10/, mnist/, weights/ and imagenet-sample/."""

@@ -52,6 +52,7 @@ def episode(plan: FloatArray) -> list[Transition]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"critic": "curves"}, {"critic": "joint"}, {"judged_by": "mean"}])
 @pytest.mark.parametrize("price", [0.0, 1.0])
 def test_it_keeps_its_contract(changes: dict[str, object], price: float) -> None:
@@ -203,6 +204,7 @@ def test_the_exact_optimum_is_above_every_policy_and_hardly_below_the_one_of_rea
     assert found.max() <= best + 1e-9
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_ends_the_same() -> None:
     toy = ToySearch(num_decisions=5, decoder="level", seed=0)
     through = search(plan_agent_for(toy, trials=24, seed=0, **BRIEF), toy, 24)

@@ -121,6 +121,7 @@ def test_a_drop_that_is_missed_is_answered_by_a_larger_round(digits: Data, digit
     assert min(abs(cost - delivered) for cost in costs) < 1e-9  # masks of one of the rounds
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_refused_before_anything_is_trained(digits: Data, digits_cnn: nn.Module) -> None:
     def run(target: Target, options: CompressOptions) -> None:
         compress(digits_cnn, data=digits, target=target, recipe="khatri2020", seed=0, options=options)

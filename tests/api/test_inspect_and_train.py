@@ -36,6 +36,7 @@ def test_an_unreachable_target_is_shown_and_not_refused(digits_cnn: nn.Module) -
     assert not {row.kind: row for row in seen.reachable}["params"].is_reachable
 
 
+@pytest.mark.slow
 def test_with_data_the_time_is_predicted(digits_cnn: nn.Module, digits: Data) -> None:
     options = CompressOptions(trials=10, finetune_epochs=3)
     seen = inspect(digits_cnn, data=digits, target=Target(max_macs_ratio=0.5), options=options)
@@ -58,6 +59,7 @@ def test_inspecting_needs_inputs_from_somewhere(digits_cnn: nn.Module) -> None:
         inspect(digits_cnn)
 
 
+@pytest.mark.slow
 def test_training_writes_weights_that_say_what_they_have_seen(digits: Data, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = build("digits_cnn")

@@ -104,6 +104,7 @@ def test_a_run_that_goes_on_uses_the_block_it_began_with(
         )
 
 
+@pytest.mark.slow
 def test_what_a_study_keeps_is_read_before_it_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite"
     assert kept_fact(path, "staircase") is None

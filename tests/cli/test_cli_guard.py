@@ -83,6 +83,7 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
         assert command in done.stdout
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command_and_debug_may_stand_at_the_end() -> None:
     done = _python("-m", "tersenet", "report", "nowhere", "--debug")
     assert done.returncode == 2

@@ -37,6 +37,7 @@ def test_random_networks_are_whole_and_fixed_by_their_seed() -> None:
     assert np.array_equal(again.edges, graphs[7].edges)
 
 
+@pytest.mark.slow
 def test_pre_training_moves_every_parameter_and_learns_to_reconstruct() -> None:
     states = LearnedStates(chain(4), hidden=16, seed=0)
     before = {name: tensor.clone() for name, tensor in states.state_dict().items()}

@@ -259,6 +259,7 @@ def test_the_cluster_of_a_search_ends_with_it_and_leaves_nothing(
     assert dict(os.environ) == environment
 
 
+@pytest.mark.slow
 def test_outside_of_the_context_it_measures_here_and_begins_nothing(network: Network) -> None:
     evaluator = RayEvaluator(network.evaluator("process"), workers=2)
     assert int(evaluator.evaluate(half()).metrics.quality) == os.getpid()

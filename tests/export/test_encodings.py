@@ -291,6 +291,7 @@ def coded_network(name: str, form: str) -> tuple[torch.nn.Module, dict[str, Code
     return network, coded
 
 
+@pytest.mark.slow
 def test_a_network_is_exported_with_codes_and_computes_the_same(tmp_path: Path) -> None:
     network, coded = coded_network("tied_weights", "k 16")
     inputs = example_inputs("tied_weights")

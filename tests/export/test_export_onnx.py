@@ -113,6 +113,7 @@ def test_the_file_computes_what_torch_computes_at_any_batch_size_and_holds_each_
     assert list(tmp_path.iterdir()) == [path]  # nothing beside it, and no temporary file
 
 
+@pytest.mark.slow
 def test_exact_fp16_values_halve_the_file_and_leave_no_trace_in_the_running_graph(tmp_path: Path) -> None:
     model = lively(SmallResNet()).half().float()
     path = tmp_path / "half.onnx"
@@ -156,6 +157,7 @@ class TwoInputs(nn.Module):
         return {"map": F.interpolate(y, scale_factor=2.0), "pooled": (y.mean((2, 3)), y.flatten(1))}
 
 
+@pytest.mark.slow
 def test_several_inputs_and_nested_outputs_come_flattened_in_order(tmp_path: Path) -> None:
     model = lively(TwoInputs())
     path = tmp_path / "net.onnx"
@@ -200,6 +202,7 @@ def test_a_batch_size_written_into_the_forward_stays_in_the_file(tmp_path: Path)
     assert OnnxRunner(tmp_path / "one.onnx").fixed_batch_size == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_network_of_another_precision_becomes_a_file_in_single_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     model = nn.Linear(3, 2).to(dtype)
@@ -275,6 +278,7 @@ def test_an_operator_set_out_of_range_is_refused(tmp_path: Path) -> None:
         export_onnx(tmp_path / "net.onnx", nn.Linear(3, 2), torch.ones(2, 3), opset=26)
 
 
+@pytest.mark.slow
 def test_the_exporter_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

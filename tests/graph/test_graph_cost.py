@@ -62,6 +62,7 @@ def test_a_missing_entry_and_a_wrong_length_are_errors() -> None:
         cost_table(graph, "macs").cost(np.ones(3, dtype=np.int64))
 
 
+@pytest.mark.slow
 def test_a_call_takes_microseconds_on_resnet56() -> None:
     graph = trace(OptionAResNet(blocks=9), torch.zeros(1, 3, 32, 32))
     table, num_kept = cost_table(graph, "size_bytes"), full(graph)

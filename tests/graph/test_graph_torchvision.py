@@ -83,6 +83,7 @@ def test_classifiers_are_cut_exactly_and_not_vacuously(name: str, zoo: ModuleTyp
     assert row["prunable_macs_ratio"] >= (0.2 if name in TRANSFORMERS else 0.5)
 
 
+@pytest.mark.slow
 def test_without_a_network_the_download_says_what_went_wrong(tmp_path: Path) -> None:
     assert "No matching distribution found for torchvision" in download_torchvision(tmp_path, "--no-index")
 
@@ -93,6 +94,7 @@ def test_the_page_of_the_documentation_is_made_of_the_results(coupling: ModuleTy
     assert all(set(coupling.COLUMNS) - set(row) <= {"reason"} for row in stored["rows"] if row["exact"])
 
 
+@pytest.mark.slow
 def test_a_row_says_what_is_exact_and_how_much_may_be_cut(coupling: ModuleType) -> None:
     build = dict(coupling.suites()["hand-written"]())["temporal_cnn"]
     row = coupling.row_of(*build())

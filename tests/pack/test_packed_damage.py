@@ -96,6 +96,7 @@ def test_flipped_and_missing_bytes_are_found_or_do_no_harm(
     assert same_or_refused(path, model, expected)
 
 
+@pytest.mark.slow
 def test_a_payload_that_was_changed_together_with_its_checksum_gives_a_network_of_the_same_form(
     coded_content: bytes, tmp_path: Path
 ) -> None:

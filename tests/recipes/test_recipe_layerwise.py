@@ -40,6 +40,7 @@ def test_warm_up_is_a_fifth_from_10_to_40(trials: int, warmup: int) -> None:
     assert recipes.layerwise.num_warmup_of(trials) == warmup
 
 
+@pytest.mark.slow
 def test_the_first_trial_is_the_uniform_control(graph: ModelGraph, tmp_path: Path) -> None:
     own = searched(graph, tmp_path / "own.sqlite", trials=10, round_to=1)
     (uniform,) = searched(graph, tmp_path / "uniform.sqlite", recipe="uniform", round_to=1)

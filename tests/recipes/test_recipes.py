@@ -65,6 +65,7 @@ OVER_STORAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVER_CHANNELS)
 def test_every_policy_keeps_the_budget_exactly(name: str, graph: ModelGraph, tmp_path: object) -> None:
     recipe = recipes.get(name)
@@ -88,6 +89,7 @@ def test_every_policy_keeps_the_budget_exactly(name: str, graph: ModelGraph, tmp
             assert larger[index] == kept[index] or not problem.budget.fits(larger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), OVER_STORAGE)
 def test_every_form_of_storage_keeps_the_budget_exactly(
     name: str, kind: Literal["clusters", "weight_bits"], graph: ModelGraph, tmp_path: object
@@ -156,6 +158,7 @@ def test_the_agent_of_he2018_is_amcs(graph: ModelGraph) -> None:
     assert (300, 300) in sizes
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_policies_and_another_one_others(graph: ModelGraph, tmp_path: object) -> None:
     found = []
     for run, seed in enumerate((0, 0, 1)):

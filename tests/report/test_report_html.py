@@ -92,6 +92,7 @@ def test_figures_take_their_colours_from_the_page_so_that_dark_mode_holds() -> N
         assert f"--{variable}:" in style[0]
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page() -> None:
     assert render_html(realistic_run()) == page_source()
     assert "<dc:date>" not in page_source()
@@ -154,6 +155,7 @@ def hostile_run() -> RunSummary:
     )
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_wherever_they_appear() -> None:
     source = render_html(hostile_run())
     page = Page(source)
@@ -163,6 +165,7 @@ def test_hostile_names_are_text_wherever_they_appear() -> None:
         ElementTree.fromstring(svg)
 
 
+@pytest.mark.slow
 def test_a_given_policy_without_search_has_no_search_section() -> None:
     run = realistic_run().model_copy(
         update={"target": None, "trials": (), "confirmed": (), "epochs": (), "checks": (), "caveats": (),
@@ -224,6 +227,7 @@ def test_six_controls_differ_in_colour_and_marker() -> None:
     assert len({look.marker for look in found}) == 7
 
 
+@pytest.mark.slow
 def test_probes_count_as_trials_but_are_neither_drawn_nor_the_best() -> None:
     points = [_trial(i, 0.9, 90.0).model_copy(update={"phase": "probe"}) for i in range(3)]
     points += [_trial(3, 0.4, 40.0), _trial(4, 0.5, 50.0)]

@@ -34,6 +34,7 @@ def with_rounds(count: int = 12) -> RunSummary:
     return run.model_copy(update={"rounds": tuple(rounds)})
 
 
+@pytest.mark.slow
 def test_the_page_shows_rounds_where_there_were_some_and_nothing_otherwise() -> None:
     page = render_html(with_rounds())
     assert '<section id="rounds">' in page

@@ -25,6 +25,7 @@ def test_a_written_run_is_read_back_as_it_was(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "result.json"]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_that_was_read_back_is_the_same(tmp_path: Path) -> None:
     run = realistic_run()
     (tmp_path / "result.json").write_text(to_json(run), encoding="utf-8")

@@ -68,6 +68,7 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None
         Study(tmp_path / "s.sqlite", identity={"recipe": "he2018", "seed": "1"})
 
 
+@pytest.mark.slow
 def test_a_study_in_use_is_refused(tmp_path: Path) -> None:
     with (
         Study(tmp_path / "s.sqlite", identity=IDENTITY),

@@ -54,6 +54,7 @@ def test_sizes_written_into_the_forward_lock_their_groups_with_the_reason() -> N
     assert f"(test_transforms_check.py:{line})" in verified.group("three").reason
 
 
+@pytest.mark.slow
 def test_a_right_cut_differs_by_rounding_only_and_a_wrong_one_by_much() -> None:
     model, inputs = build("residual"), example_inputs("residual")
     graph = trace(model, inputs)

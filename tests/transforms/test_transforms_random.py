@@ -38,6 +38,7 @@ def check_networks(seeds: range, *, num_steps: int) -> int:
     return proven
 
 
+@pytest.mark.slow
 def test_random_networks_can_be_cut_exactly() -> None:
     assert check_networks(range(6), num_steps=8) >= 4
 
