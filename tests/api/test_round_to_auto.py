@@ -41,6 +41,7 @@ def probing(monkeypatch: pytest.MonkeyPatch, *blocks: int) -> Probes:
     return probes
 
 
+@pytest.mark.slow
 def test_inspection_shows_the_block_and_what_it_comes_from(
     digits_cnn: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,7 @@ def test_inspect_shows_what_storage_can_reach(digits: Data, digits_cnn: nn.Modul
     assert rows["wang2020"]["macs"].smallest < 0.7 * rows["wang2020"]["macs"].original
 
 
+@pytest.mark.slow
 def test_groups_are_not_said_to_be_locked_where_no_channel_is_to_be_cut(digits_cnn: nn.Module) -> None:
     inputs = (torch.randn(2, 1, 8, 8),)
     stored = inspect(digits_cnn, example_inputs=inputs, recipe="haq2019").groups

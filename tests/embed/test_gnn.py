@@ -47,6 +47,7 @@ def test_a_round_is_that_of_numpy_written_out() -> None:
     np.testing.assert_allclose(found, x + np.maximum(normed, 0.0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_operators_are_listed_changes_nothing() -> None:
     graph = chain(5)
     rng = np.random.default_rng(1)

@@ -91,6 +91,7 @@ def check_that_the_file_is_lean(path: Path, model: nn.Module) -> None:
     assert len(large) == len(set(large))
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_torch_computes_at_any_batch_size_and_holds_each_weight_once(tmp_path: Path) -> None:
     model = lively(SmallResNet()).train()
     before = copy.deepcopy(model.state_dict())
@@ -215,6 +216,7 @@ def test_a_network_of_another_precision_becomes_a_file_in_single_precision(tmp_p
     assert check_onnx(tmp_path / "net.onnx", model, [torch.from_numpy(inputs)]).max_relative_difference < 1e-6
 
 
+@pytest.mark.slow
 def test_differences_are_found_and_measured_against_the_largest_output(tmp_path: Path) -> None:
     model = nn.Linear(2, 2, bias=False)
     nn.init.eye_(model.weight)

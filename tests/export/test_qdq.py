@@ -63,6 +63,7 @@ def ranges(fp32: Path) -> dict[str, tuple[float, float]]:
     return activation_ranges(fp32, [images(64, seed=2)], clip="none")
 
 
+@pytest.mark.slow
 def test_the_int8_file_computes_nearly_what_torch_computes_at_any_batch_size(
     net: nn.Module, fp32: Path, ranges: dict[str, tuple[float, float]], tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def data_root() -> Path:
     return Path(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56"])
 def test_published_weights_fit_key_by_key(name: str) -> None:
     model = models.build(name)

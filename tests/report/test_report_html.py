@@ -47,6 +47,7 @@ def figures(source: str) -> list[str]:
     return re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_has_all_sections_and_figures() -> None:
     names = ["before-after", "caveats", "policy", "search", "finetuning", "checks", "provenance"]
     assert sections(page_source()) == names

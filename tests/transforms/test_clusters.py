@@ -207,6 +207,7 @@ def traced(name: str) -> tuple[nn.Module, Any]:
     return model, trace(model, example_inputs(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "unet", "tied_weights", "grouped_conv", "depthwise"])
 def test_layers_of_a_network_hold_the_values_that_were_written(name: str) -> None:
     model, graph = traced(name)
