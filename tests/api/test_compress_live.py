@@ -171,8 +171,4 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_masks(two_folde
         num_killed += status == -signal.SIGKILL
     assert num_killed >= 3
     assert launcher.start(ARGUMENTS, troubled).wait() == 0
-    expected, found = outcome(whole), outcome(troubled)
-    for end in (expected, found):
-        for point in end["rounds"]:
-            del point["seconds"]
-    assert found == expected
+    assert outcome(troubled) == outcome(whole)

@@ -117,7 +117,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Everything that a run found out, without what was measured with a clock."""
     run: RunSummary = read_summary(folder / "out")
     found = run.model_dump(mode="json", exclude={"seconds", "files"})
-    for entry in [*found["trials"], *found["epochs"]]:
+    for entry in [*found["trials"], *found["epochs"], *found["rounds"]]:
         del entry["seconds"]
     for metrics in (found["dense"], found["compressed"]):
         del metrics["latency"]

@@ -122,7 +122,7 @@ class Study:
                 "check the folder, then run the same command again."
             ) from None
         except sqlite3.DatabaseError as error:
-            raise StudyError(f"{self.path} is not a study, or is damaged: {error}. Choose another --out.") from None
+            raise _not_a_study(self.path, error) from None
 
     def check_in_place(self) -> None:
         """Make sure that what is written can be found again.
@@ -274,9 +274,13 @@ def kept_fact(path: Path, key: str) -> JsonValue:
             "another --out."
         ) from None
     except sqlite3.DatabaseError as error:
-        raise StudyError(f"{path} is not a study, or is damaged: {error}. Choose another --out.") from None
+        raise _not_a_study(path, error) from None
     value: JsonValue = None if row is None else json.loads(row[0])
     return value
+
+
+def _not_a_study(path: Path, error: sqlite3.DatabaseError) -> StudyError:
+    return StudyError(f"{path} is not a study, or is damaged: {error}. Choose another --out.")
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:
