@@ -281,20 +281,28 @@ def verdicts(rows: Iterable[Row]) -> list[str]:
             (number(own["params_ratio"]) <= share, f"{100 * number(own['params_ratio']):.2f} % left"),
             (number(own["drop"]) <= drop + 1e-9, f"drop {number(own['drop']):.3f} points, {own['seeds']} seeds"),
         ]  # fmt: skip
-        lines.append(judged(f"{kind}: {method}, at most {100 * share:g} % left, drop at most {drop} points", parts))
+        what = f"{kind}: {method}, at most {100 * share:g} % left, drop at most {drop} points"
+        lines.append(judged(what, parts, lacks=lacking(method, own)))
     own = by_method.get("khatri2020-scratch")
     parts = [] if own is None or own["speedup"] is None else [
         (number(own["drop"]) <= 0.05 + 1e-9, f"drop {number(own['drop']):.3f} points"),
         (number(own["speedup"]) >= 1.5, f"speed-up {number(own['speedup']):.2f} by the clock"),
     ]  # fmt: skip
-    lines.append(judged("must: khatri2020-scratch, drop at most 0.05 points, speed-up at least 1.5", parts))
+    what = "must: khatri2020-scratch, drop at most 0.05 points, speed-up at least 1.5"
+    lines.append(judged(what, parts, lacks=lacking("khatri2020-scratch", own)))
     return [*lines, *differences(rows)]
 
 
-def judged(what: str, parts: list[tuple[bool, str]]) -> str:
-    """One line: met, missed, or no rows yet."""
+def lacking(method: str, median: Row | None) -> int:
+    """Seeds of a method that its median still lacks."""
+    return len(SEEDS.get(method, (0, 1, 2))) - (0 if median is None else int(number(median["seeds"])))
+
+
+def judged(what: str, parts: list[tuple[bool, str]], *, lacks: int = 0) -> str:
+    """One line: met, missed, or no rows yet; not more than "so far" where seeds of the median are lacking."""
     word = "no rows yet" if not parts else "met" if all(holds for holds, _ in parts) else "MISSED"
-    return f"{word}: {what}" + (f" ({', '.join(text for _, text in parts)})" if parts else "")
+    so_far = " so far" if parts and lacks > 0 else ""
+    return f"{word}{so_far}: {what}" + (f" ({', '.join(text for _, text in parts)})" if parts else "")
 
 
 def differences(rows: list[Row]) -> list[str]:
