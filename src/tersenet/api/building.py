@@ -252,6 +252,7 @@ def train_config(job: TuningJob) -> TrainConfig:
         batch_size=config.finetune_batch_size,
         learning_rate=config.finetune_learning_rate,
         distill_weight=config.distill_weight,
+        label_smoothing=config.label_smoothing,
         device=job.options.device,
         seed=job.seed,
     )

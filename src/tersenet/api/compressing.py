@@ -36,6 +36,17 @@ from tersenet.measurement import measure_quality
 from tersenet.report import write_report
 from tersenet.search import Study
 
+TUNING = {
+    "finetune_epochs",
+    "finetune_learning_rate",
+    "finetune_batch_size",
+    "distill_weight",
+    "label_smoothing",
+    "storage",
+}
+"""Settings of a recipe that may change when a search goes on: they matter after it. Where they matter before it, the
+evaluator's signature or a checkpoint's name differs."""
+
 
 def compress(
     model: nn.Module,
@@ -156,10 +167,7 @@ def _reference(prepared: Prepared, data: Data, target: Target, options: Compress
 
 
 def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, options: CompressOptions) -> dict[str, str]:
-    search_config = prepared.config.model_dump(
-        mode="json",
-        exclude={"finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "storage"},
-    )
+    search_config = prepared.config.model_dump(mode="json", exclude=TUNING)
     if prepared.staircase is not None:
         search_config["round_to"] = "auto"  # the number is kept with what it comes from
     begun_with = {} if prepared.agent is None else {"agent": prepared.agent.sha256}

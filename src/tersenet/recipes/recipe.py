@@ -95,6 +95,9 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     distill_weight: Share = 0.7
     """Share of the loss that follows the original network; 0 switches distillation off."""
 
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target that is spread over all classes in fine-tuning; unused with the user's own loss."""
+
 
 Decides = Literal["channels", "clusters", "weight_bits", "kernels"]
 """``kernels``: channels that are switched while the network trains."""
