@@ -256,7 +256,7 @@ def medians(rows: Iterable[Row]) -> list[Row]:
     found = []
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         own = [row for row in rows if row["method"] == method]
-        drops = [base - number(row["top1"]) for row in own]
+        drops = [number(row.get("drop", base - number(row["top1"]))) for row in own]
         found.append(
             {
                 "method": method,

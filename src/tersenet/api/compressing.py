@@ -44,8 +44,7 @@ TUNING = {
     "label_smoothing",
     "storage",
 }
-"""Settings of a recipe that may change when a search goes on: they matter after it. Where they matter before it, the
-evaluator's signature or a checkpoint's name differs."""
+"""Settings of a recipe that may be others when a search goes on."""
 
 
 def compress(
