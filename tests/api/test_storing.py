@@ -156,6 +156,27 @@ def test_a_study_of_other_trials_is_not_gone_on_with(digits: Data, digits_cnn: n
         compress(digits_cnn, data=digits, target=TINY, recipe="haq2019", seed=0, options=changed)
 
 
+@pytest.mark.slow
+def test_trials_of_a_cut_that_was_tuned_otherwise_are_not_gone_on_with(
+    digits: Data, digits_cnn: nn.Module, tmp_path: Path
+) -> None:
+    def again(folder: str, *, pruning_ratio: float, epochs: int) -> Result:
+        options = quick(
+            tmp_path / folder,
+            trials=2,
+            finetune_epochs=epochs,
+            controls=(),
+            recipe_options={"pruning_ratio": pruning_ratio},
+        )
+        return compress(digits_cnn, data=digits, target=TINY, recipe="haq2019", seed=0, options=options)
+
+    again("cut", pruning_ratio=0.4, epochs=1)
+    with pytest.raises(StudyError, match="finetune_epochs: 1 there, 2 now"):
+        again("cut", pruning_ratio=0.4, epochs=2)
+    again("whole", pruning_ratio=0.0, epochs=0)
+    assert len(again("whole", pruning_ratio=0.0, epochs=1).run.epochs) == 1  # nothing was tuned before the search
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

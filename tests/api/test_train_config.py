@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from tersenet.api.building import TuningJob, train_config
-from tersenet.api.compressing import TUNING
-from tersenet.recipes import ChannelConfig
+from tersenet.recipes import TUNING, ChannelConfig
 
 
 def job(config: ChannelConfig) -> TuningJob:
@@ -26,5 +27,7 @@ def test_what_a_recipe_says_of_fine_tuning_is_how_the_network_is_trained() -> No
     assert (found.distill_weight, found.label_smoothing) == (0.25, 0.15)
 
 
-def test_settings_that_only_matter_after_a_search_are_settings_of_every_recipe() -> None:
-    assert set(ChannelConfig.model_fields) >= TUNING
+@pytest.mark.parametrize("name", TUNING)
+def test_every_setting_of_fine_tuning_changes_it(name: str) -> None:
+    changed = ChannelConfig.model_validate({name: getattr(ChannelConfig(), name) / 2 or 0.1})
+    assert train_config(job(changed)) != train_config(job(ChannelConfig()))

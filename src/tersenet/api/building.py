@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from tersenet.evaluators import Repair, make_repair
 from tersenet.graph import duplicate
 from tersenet.measurement import measure_quality
 from tersenet.measurement.placement import kept_modes, placement_of
+from tersenet.recipes import TUNING
 from tersenet.train import FitResult, TrainConfig, attach_coded, detach_coded, fit, held_zeros, kept_zeros
 from tersenet.transforms import CodedWeights, Coder, make_plan, materialize
 
@@ -121,6 +122,9 @@ class CutNetwork:
     tuning_helped: bool = True
     """See ``Tuned``."""
 
+    tuned_by: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the tuning, by name; none if it was not tuned."""
+
 
 def repaired(job: TuningJob, repair: Repair, policy: Policy) -> CutNetwork:
     """Cut what the policy says, and repair the network."""
@@ -143,7 +147,8 @@ def tuned_cut(job: TuningJob, cut: CutNetwork) -> CutNetwork:
     """The same after fine-tuning, in place."""
     with held_zeros(cut.model, list(cut.plan.masks)):
         fitted = _fit(job, cut.model, cut.policy.model_copy(update={"storage": {}}), stage="fine-tune")
-    return replace(cut, epochs=fitted.epochs, seconds=fitted.seconds, tuning_helped=_helped(fitted))
+    settings = {name: str(getattr(job.prepared.config, name)) for name in TUNING}
+    return replace(cut, epochs=fitted.epochs, seconds=fitted.seconds, tuning_helped=_helped(fitted), tuned_by=settings)
 
 
 def cut_by(job: TuningJob, policy: Policy) -> CutNetwork:

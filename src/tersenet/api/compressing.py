@@ -33,18 +33,9 @@ from tersenet.core.version import __version__
 from tersenet.data import Data
 from tersenet.errors import MissingExtraError, TargetError
 from tersenet.measurement import measure_quality
+from tersenet.recipes import TUNING
 from tersenet.report import write_report
 from tersenet.search import Study
-
-TUNING = {
-    "finetune_epochs",
-    "finetune_learning_rate",
-    "finetune_batch_size",
-    "distill_weight",
-    "label_smoothing",
-    "storage",
-}
-"""Settings of a recipe that may be others when a search goes on."""
 
 
 def compress(
@@ -166,7 +157,7 @@ def _reference(prepared: Prepared, data: Data, target: Target, options: Compress
 
 
 def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, options: CompressOptions) -> dict[str, str]:
-    search_config = prepared.config.model_dump(mode="json", exclude=TUNING)
+    search_config = prepared.config.model_dump(mode="json", exclude={*TUNING, "storage"})
     if prepared.staircase is not None:
         search_config["round_to"] = "auto"  # the number is kept with what it comes from
     begun_with = {} if prepared.agent is None else {"agent": prepared.agent.sha256}

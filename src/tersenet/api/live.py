@@ -79,7 +79,8 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
         task=job.options.task,
         device=job.options.device,
     )
-    study.agree("live evaluator", evaluator.signature)
+    batch_size = str(config.finetune_batch_size)
+    study.agree("live evaluator", evaluator.signature | {"finetune_batch_size": batch_size})
     baseline = remembered(study, "baseline", lambda: measured_dense(job, first=job.data.num_trial_samples))
     method = _method(job, session, baseline)
     if study.agent_state(method.name) is None:  # channels have no health before anything was trained

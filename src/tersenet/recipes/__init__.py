@@ -18,6 +18,7 @@ from tersenet.recipes import (
     zhan2019,
 )
 from tersenet.recipes.recipe import (
+    TUNING,
     ChannelConfig,
     Live,
     Problem,
@@ -36,6 +37,7 @@ get = registry.get
 names = registry.names
 
 __all__ = [
+    "TUNING",
     "ChannelConfig",
     "Live",
     "Problem",

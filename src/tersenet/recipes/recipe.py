@@ -99,6 +99,9 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     """Share of the target that is spread over all classes in fine-tuning; unused with the user's own loss."""
 
 
+TUNING = ("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "label_smoothing")
+"""Settings of fine-tuning; they may be others when a search goes on that no tuning came before."""
+
 Decides = Literal["channels", "clusters", "weight_bits", "kernels"]
 """``kernels``: channels that are switched while the network trains."""
 
