@@ -27,7 +27,7 @@ def test_what_a_recipe_says_of_fine_tuning_is_how_the_network_is_trained() -> No
     assert (found.distill_weight, found.label_smoothing) == (0.25, 0.15)
 
 
-@pytest.mark.parametrize("name", TUNING)
+@pytest.mark.parametrize("name", [name for name in TUNING if name != "assignments"])  # that one is of codebooks
 def test_every_setting_of_fine_tuning_changes_it(name: str) -> None:
     changed = ChannelConfig.model_validate({name: getattr(ChannelConfig(), name) / 2 or 0.1})
     assert train_config(job(changed)) != train_config(job(ChannelConfig()))

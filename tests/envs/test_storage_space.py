@@ -57,6 +57,16 @@ def test_the_sweep_lowers_from_the_last_layer_to_the_first() -> None:
     np.testing.assert_array_equal(sweep(space, bits_budget([10, 10, 10], 39.0), np.ones(3)), [1, 1, 1])
 
 
+def test_the_sweep_takes_a_bit_and_not_a_cluster_from_every_layer() -> None:
+    space = StorageSpace(num_decisions=2, kind="clusters", fewest=2, most=256)
+    assert [space.below(0, count) for count in (256, 9, 3, 2)] == [128, 4, 2, 2]
+    costs = LookupCost([10.0 * np.log2(space.counts(0))] * 2, space.counts(0), 0.0)
+    budget = Budget(limits=(Limit(kind=KIND, table=costs, maximum=101.0, original=640.0),))
+    counts = sweep(space, budget, np.array([1.0, 3 / 7]))  # 256 and 16 clusters are 120, a bit less of each is 100
+    assert 128 <= counts[0] <= 256
+    assert 8 <= counts[1] <= 16
+
+
 def test_what_the_sweep_leaves_over_is_filled() -> None:
     space = StorageSpace(num_decisions=2, kind="weight_bits", fewest=1, most=8)
     # 5 bits of 1 weight and 8 of 100 are 805: the last layer gives up a bit, and the first gets what is left, up to 8

@@ -18,12 +18,11 @@ from tersenet.data.batches import BatchSource
 from tersenet.data.splits import SearchSplit, TrainSplit
 from tersenet.errors import PolicyError
 from tersenet.testing.networks import build, example_inputs
-from tersenet.train import TrainConfig, attach_codebooks, detach_codebooks, fit
-from tersenet.train.codebook import Mode
+from tersenet.train import Assignments, TrainConfig, attach_codebooks, detach_codebooks, fit
 from tersenet.train.optimizer import split_parameters
 from tersenet.transforms import SharedWeights, share_weights, write_values
 
-MODES: tuple[Mode, ...] = ("shared", "straight_through")
+BOTH: tuple[Assignments, ...] = ("fixed", "straight_through")
 
 
 def coded_by_hand() -> SharedWeights:
@@ -43,11 +42,11 @@ def linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
-def by_hand(mode: Mode = "shared") -> tuple[Any, Any]:
+def by_hand(assignments: Assignments = "fixed") -> tuple[Any, Any]:
     """A layer with the codebook above, and what holds the codebook."""
     coded = coded_by_hand()
     layer: Any = linear(torch.from_numpy(coded.values()))
-    attach_codebooks(layer, {"weight": coded}, mode=mode)
+    attach_codebooks(layer, {"weight": coded}, assignments=assignments)
     return layer, layer.parametrizations.weight[0]
 
 
@@ -101,15 +100,15 @@ def test_the_gradient_of_a_shared_value_is_the_sum_over_its_members() -> None:
 
 
 @pytest.mark.parametrize("per_codebook", [None, 2])
-@pytest.mark.parametrize("mode", MODES)
-def test_gradients_are_those_of_looking_up_with_torch(mode: Mode, per_codebook: int | None) -> None:
+@pytest.mark.parametrize("assignments", BOTH)
+def test_gradients_are_those_of_looking_up_with_torch(assignments: Assignments, per_codebook: int | None) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = torch.randn(5, 3, 2, 2, generator=generator), torch.randn(4, 3, 6, 6, generator=generator)
     coded = share_weights(weight, Clusters(n_clusters=3, channels_per_codebook=per_codebook))
     layer: Any = nn.Conv2d(3, 5, 2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(weight)
-    attach_codebooks(layer, {"weight": coded}, mode=mode)
+    attach_codebooks(layer, {"weight": coded}, assignments=assignments)
     layer(x).square().sum().backward()
 
     rows = torch.from_numpy(coded.codebooks.astype(np.float32)).requires_grad_()
@@ -121,7 +120,7 @@ def test_gradients_are_those_of_looking_up_with_torch(mode: Mode, per_codebook: 
     assert rows.grad is not None
     torch.testing.assert_close(values.codebook.grad, rows.grad.flatten() * values.units)
     latent = layer.parametrizations.weight.original
-    if mode == "shared":
+    if assignments == "fixed":
         assert latent.grad is None
     else:
         torch.testing.assert_close(latent.grad, shared.grad)
@@ -142,13 +141,13 @@ def test_gradients_agree_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, (start,))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_training_moves_shared_values_and_leaves_zeros_exactly_zero(mode: Mode) -> None:
+@pytest.mark.parametrize("assignments", BOTH)
+def test_training_moves_shared_values_and_leaves_zeros_exactly_zero(assignments: Assignments) -> None:
     model = network()
     with torch.no_grad():
         model.get_parameter("5.weight")[:, ::3] = 0.0
     coded = coded_for(model)
-    attach_codebooks(model, coded, mode=mode)
+    attach_codebooks(model, coded, assignments=assignments)
     fit(model, *splits(), config(weight_decay=0.1))
     tuned = detach_codebooks(model)
     assert (model.get_parameter("5.weight")[:, ::3] == 0).all()
@@ -156,16 +155,16 @@ def test_training_moves_shared_values_and_leaves_zeros_exactly_zero(mode: Mode) 
     for name, weights in tuned.items():
         same_entries = np.array_equal(weights.indices, coded[name].indices)
         assert not np.array_equal(weights.codebooks, coded[name].codebooks)
-        assert same_entries or mode == "straight_through"
+        assert same_entries or assignments == "straight_through"
         assert weights.codebooks.shape[1] <= coded[name].codebooks.shape[1]
 
 
 def test_straight_through_assigns_weights_anew_and_shared_never_does() -> None:
-    for mode in MODES:
-        layer, values = by_hand(mode)
+    for assignments in BOTH:
+        layer, values = by_hand(assignments)
         with torch.no_grad():
             values.codebook[0] = 1.75  # now 1.75, 0, 2: the latent -1 is nearest to 0
-        expected = [[1.75, 0, 2], [2, 2, 0]] if mode == "shared" else [[0, 0, 2], [2, 2, 0]]
+        expected = [[1.75, 0, 2], [2, 2, 0]] if assignments == "fixed" else [[0, 0, 2], [2, 2, 0]]
         torch.testing.assert_close(layer.weight, torch.tensor(expected, dtype=torch.float32))
 
 
@@ -173,7 +172,7 @@ def test_straight_through_looks_for_the_nearest_entry_of_its_own_block() -> None
     weight = torch.randn(7, 11, generator=torch.Generator().manual_seed(5))
     coded = share_weights(weight, Clusters(n_clusters=4, channels_per_codebook=3))
     layer: Any = linear(weight)
-    attach_codebooks(layer, {"weight": coded}, mode="straight_through")
+    attach_codebooks(layer, {"weight": coded}, assignments="straight_through")
     moved = torch.randn(7, 11, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         layer.parametrizations.weight.original.copy_(moved)
@@ -182,16 +181,18 @@ def test_straight_through_looks_for_the_nearest_entry_of_its_own_block() -> None
     torch.testing.assert_close(layer.weight, rows.gather(1, nearest))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("assignments", BOTH)
 @pytest.mark.parametrize("more", [{}, {"codebook_bits": 32}, {"channels_per_codebook": 2}])
-def test_codebooks_come_back_as_they_were_given_and_the_module_is_plain(mode: Mode, more: dict[str, Any]) -> None:
+def test_codebooks_come_back_as_they_were_given_and_the_module_is_plain(
+    assignments: Assignments, more: dict[str, Any]
+) -> None:
     model = network()
     coded = coded_for(model, **more)
     written = copy.deepcopy(model)
     write_values(written, coded)
     identities = [id(parameter) for parameter in model.parameters()]
     x = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    attach_codebooks(model, coded, mode=mode)
+    attach_codebooks(model, coded, assignments=assignments)
     torch.testing.assert_close(model(x), written(x), rtol=0, atol=0)
     found = detach_codebooks(model)
     assert list(found) == list(coded)
@@ -230,10 +231,10 @@ def test_entries_that_meet_become_one_and_unused_ones_go() -> None:
     np.testing.assert_array_equal(found.indices, [[1, 0, 1], [1, 1, 0]])
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_copy_is_independent_and_detaching_it_leaves_the_original(mode: Mode) -> None:
+@pytest.mark.parametrize("assignments", BOTH)
+def test_a_copy_is_independent_and_detaching_it_leaves_the_original(assignments: Assignments) -> None:
     model = network()
-    attach_codebooks(model, coded_for(model), mode=mode)
+    attach_codebooks(model, coded_for(model), assignments=assignments)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     copied = copy.deepcopy(model)
     fit(copied, *splits(), config())
@@ -243,13 +244,13 @@ def test_a_copy_is_independent_and_detaching_it_leaves_the_original(mode: Mode) 
     assert set(detach_codebooks(model)) == {"0.weight", "3.weight", "5.weight"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_state_dict_puts_a_trained_codebook_back(mode: Mode) -> None:
+@pytest.mark.parametrize("assignments", BOTH)
+def test_a_state_dict_puts_a_trained_codebook_back(assignments: Assignments) -> None:
     trained, other = network(), network()
     coded = coded_for(trained)
-    attach_codebooks(trained, coded, mode=mode)
+    attach_codebooks(trained, coded, assignments=assignments)
     fit(trained, *splits(), config())
-    attach_codebooks(other, coded, mode=mode)
+    attach_codebooks(other, coded, assignments=assignments)
     other.load_state_dict(trained.state_dict())
     assert same(other.state_dict(), trained.state_dict())
     first, second = detach_codebooks(trained), detach_codebooks(other)
@@ -265,11 +266,11 @@ class Interrupting(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_an_interrupted_training_ends_with_the_same_codebooks(tmp_path: Path, mode: Mode) -> None:
+@pytest.mark.parametrize("assignments", BOTH)
+def test_an_interrupted_training_ends_with_the_same_codebooks(tmp_path: Path, assignments: Assignments) -> None:
     models = [network() for _ in range(3)]
     for model in models:
-        attach_codebooks(model, coded_for(model), mode=mode)
+        attach_codebooks(model, coded_for(model), assignments=assignments)
     path = tmp_path / "fit.pt"
     with pytest.raises(KeyboardInterrupt):
         fit(models[0], *splits(), config(epochs=4), checkpoint=path, progress=Interrupting())
@@ -297,12 +298,12 @@ def test_the_learning_rates_of_weights_suit_codebooks() -> None:
 
 
 def test_tied_weights_have_one_codebook_and_are_tied_again() -> None:
-    for mode in MODES:
+    for assignments in BOTH:
         model = build("tied_weights")
         inputs = example_inputs("tied_weights")
         names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         coded = share_weights(model.get_parameter("left.weight"), Clusters(n_clusters=3))
-        attach_codebooks(model, {"left.weight": coded, "right.weight": coded}, mode=mode)
+        attach_codebooks(model, {"left.weight": coded, "right.weight": coded}, assignments=assignments)
         model(*inputs).sum().backward()
         assert sum(key.endswith(".codebook") for key, _ in model.named_parameters()) == 1
         assert list(detach_codebooks(model)) == ["left.weight"]
@@ -313,8 +314,10 @@ def test_tied_weights_have_one_codebook_and_are_tied_again() -> None:
 def test_frozen_weights_stay_frozen() -> None:
     layer: Any = linear(torch.randn(3, 8))
     layer.weight.requires_grad_(False)
-    for mode in MODES:
-        attach_codebooks(layer, {"weight": share_weights(layer.weight, Clusters(n_clusters=2))}, mode=mode)
+    for assignments in BOTH:
+        attach_codebooks(
+            layer, {"weight": share_weights(layer.weight, Clusters(n_clusters=2))}, assignments=assignments
+        )
         assert not any(parameter.requires_grad for parameter in layer.parameters())
         detach_codebooks(layer)
         assert not layer.weight.requires_grad

@@ -9,7 +9,7 @@ from torch import nn
 from tersenet.core.policy import Clusters, Linear, Storage
 from tersenet.errors import PolicyError
 from tersenet.graph import trace
-from tersenet.train import attach_coded, detach_coded, held_zeros
+from tersenet.train import Assignments, attach_coded, detach_coded, held_zeros
 from tersenet.transforms import Coder
 
 
@@ -42,12 +42,13 @@ def test_zeros_stay_zero_and_the_rest_is_trained() -> None:
     assert not (weight[:, 2:4] == 0).any()  # nothing is held any more
 
 
+@pytest.mark.parametrize("assignments", ["fixed", "straight_through"])
 @pytest.mark.parametrize("form", [Clusters(n_clusters=4), Linear(weight_bits=3)])
-def test_zeros_stay_zero_in_coded_weights(form: Storage) -> None:
+def test_zeros_stay_zero_in_coded_weights(form: Storage, assignments: Assignments) -> None:
     model = a_network()
     coded = Coder().code(model, trace(model, torch.randn(1, 6)), {"0": form})
     with held_zeros(model, ["0.weight"]):
-        attach_coded(model, coded)
+        attach_coded(model, coded, assignments=assignments)
         train(model)
         found = detach_coded(model)
     assert (found["0.weight"].values()[:, 2:4] == 0).all()

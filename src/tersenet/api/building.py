@@ -167,7 +167,8 @@ def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Cod
     """
     small = duplicate(cut.model)
     with held_zeros(small, list(cut.plan.masks)):
-        attach_coded(small, coder.code(small, job.prepared.graph, policy.storage))
+        coded = coder.code(small, job.prepared.graph, policy.storage)
+        attach_coded(small, coded, assignments=job.prepared.config.assignments)
         cut.repair.settle(small, placement_of(small))
         fitted = _fit(job, small, policy, stage="fine-tune coded")
         coded = detach_coded(small)
@@ -266,7 +267,7 @@ def train_config(job: TuningJob) -> TrainConfig:
 def _checkpoint(job: TuningJob, policy: Policy) -> Path:
     """One file per policy and way to tune it, so that another learning rate starts anew and finds no stranger's."""
     loss = getattr(job.options.task.loss, "__qualname__", "")
-    how = f"{train_config(job).model_dump_json(exclude={'device'})} {loss}"
+    how = f"{train_config(job).model_dump_json(exclude={'device'})} {job.prepared.config.assignments} {loss}"
     digest = hashlib.sha256(how.encode()).hexdigest()[:8]
     return job.folder / CHECKPOINTS / f"finetune-{policy.digest()}-{digest}.pt"
 

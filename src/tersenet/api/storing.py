@@ -41,7 +41,15 @@ from tersenet.measurement.placement import PlacedBatches, placement_of
 from tersenet.recipes import StorageConfig
 from tersenet.search import Study
 from tersenet.train.sensitivity import mean_squared_gradients
-from tersenet.transforms import CodedWeights, Coder, clusterable_layers, make_plan, materialize, squared_error
+from tersenet.transforms import (
+    CodedWeights,
+    Coder,
+    clusterable_layers,
+    make_plan,
+    materialize,
+    output_axis,
+    squared_errors,
+)
 
 NUM_MEASURED = 24
 """Numbers of clusters whose bytes are computed per layer; between them log2(k) is interpolated."""
@@ -191,20 +199,19 @@ def _distortions(
     job: TuningJob, model: nn.Module, graph: ModelGraph, layers: tuple[str, ...], space: StorageSpace, coder: Coder
 ) -> Callable[[], list[FloatArray]]:
     def compute() -> list[FloatArray]:
-        weights = {layer.name: layer.weight for layer in graph.layers}
+        by_name = {layer.name: layer for layer in graph.layers}
+        weights = [by_name[name].weight for name in layers]
         batches = PlacedBatches(job.data.train.source, placement_of(model), batch_size=1, first=NUM_SENSITIVITY_SAMPLES)
-        matters = mean_squared_gradients(model, batches, [weights[layer] for layer in layers], task=job.options.task)
+        matters = mean_squared_gradients(model, batches, weights, task=job.options.task)
         found = []
-        for layer in layers:
-            tensor = model.get_parameter(weights[layer])
-            errors = [
-                sum(
-                    squared_error(tensor, one)
-                    for one in coder.code(model, graph, {layer: storage_form(space.kind, int(c))}).values()
-                )
-                for c in space.counts(0)
-            ]
-            found.append(matters[weights[layer]] * np.array(errors))
+        for name, weight in zip(layers, weights, strict=True):
+            tensor, axis = model.get_parameter(weight), output_axis(by_name[name])
+            if space.kind == "clusters":
+                errors = coder.clusters.curves(tensor, axis=axis).squared_errors[space.counts(0)]
+            else:
+                by_bits = squared_errors(tensor, axis=axis)
+                errors = np.array([by_bits[int(count)] for count in space.counts(0)])
+            found.append(matters[weight] * errors)
         return found
 
     return compute

@@ -9,7 +9,7 @@ from tersenet.envs.kernel_rules import KernelRules, Signals
 from tersenet.envs.kernel_space import KernelSpace, UnitCost
 from tersenet.envs.kernels import KernelEnv
 from tersenet.envs.layerwise import LayerwiseEnv
-from tersenet.envs.rate_distortion import rate_distortion
+from tersenet.envs.rate_distortion import rate_distortion, scaled_by_loss
 from tersenet.envs.rules import Ruled, apply_rules
 from tersenet.envs.sensitivity import allot
 from tersenet.envs.space import ChannelSpace, Space, channel_space, nothing_to_cut, shares_of
@@ -50,6 +50,7 @@ __all__ = [
     "reachable",
     "refuse_unreachable",
     "rewards",
+    "scaled_by_loss",
     "shares_of",
     "storage_form",
     "sweep",

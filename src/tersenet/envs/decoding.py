@@ -90,15 +90,13 @@ def level(space: Space, budget: Budget, ratios: FloatArray) -> IntArray:
 
 
 def sweep(space: Space, budget: Budget, ratios: FloatArray) -> IntArray:
-    """Lower decisions by one step each, last to first, again and again until the budget is kept, then fill; arguments,
-    result and errors as of ``level``."""
+    """Lower decisions by one step (of storage: one bit) each, last to first, again and again until the budget is kept,
+    then fill; arguments, result and errors as of ``level``."""
     refuse_unreachable(space, budget)
-    choices = [space.counts(decision) for decision in range(space.num_decisions)]
     counts = nearest(space, ratios)
     while not budget.fits(space.whole(counts)):
         for decision in reversed(range(space.num_decisions)):
-            below = int(np.searchsorted(choices[decision], counts[decision])) - 1
-            counts[decision] = choices[decision][max(below, 0)]
+            counts[decision] = space.below(decision, int(counts[decision]))
             if budget.fits(space.whole(counts)):
                 break
     return fill(space, budget, counts, ratios)

@@ -98,6 +98,13 @@ class JointSpace:
             return self.channels.above(int(self.order[decision]), count)
         return min(count + 1, int(self.steps[number]))
 
+    def below(self, decision: int, count: int) -> int:
+        """The next smaller count, or ``count`` itself at the bottom."""
+        number = self._layer(decision)
+        if number < 0:
+            return self.channels.below(int(self.order[decision]), count)
+        return max(count - 1, int(self.fewest[number]))
+
     def nearest(self, decision: int, share: float) -> int:
         """The count nearest to a share; the larger one of two that are as near."""
         number = self._layer(decision)

@@ -79,6 +79,10 @@ class KernelSpace:
         """One more, or ``count`` itself at the top."""
         return min(count + 1, int(self.max_kept[decision]))
 
+    def below(self, decision: int, count: int) -> int:
+        """One less, or ``count`` itself at the bottom."""
+        return max(count - 1, int(self.min_kept[decision]))
+
     def nearest(self, decision: int, share: float) -> int:
         """The count nearest to a share; the larger one of two that are as near."""
         size = int(self.max_kept[decision])

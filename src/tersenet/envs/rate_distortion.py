@@ -9,6 +9,7 @@ Source: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from tersenet.envs.budget import Budget, refuse_unreachable
 from tersenet.envs.storage_space import LookupCost, StorageSpace
 
 NUM_BISECTIONS = 100
+
+LOSS_RANGE = 8.0
+"""Factors of 2 of the loss per byte that shares from 0 to 1 would span at the slope they have at 1/2."""
 
 
 def rate_distortion(space: StorageSpace, budget: Budget, distortions: Sequence[FloatArray]) -> IntArray:
@@ -54,6 +58,40 @@ def rate_distortion(space: StorageSpace, budget: Budget, distortions: Sequence[F
         low, high = (low, middle) if budget.fits(chosen(middle)) else (middle, high)
     counts = chosen(high)
     return _filled(space, budget, counts if budget.fits(counts) else space.min_kept, distortions)
+
+
+def scaled_by_loss(space: StorageSpace, budget: Budget, distortions: Sequence[FloatArray]) -> StorageSpace:
+    """The same choices, with shares that say how much of the loss a byte may cost: the less, the larger the share.
+
+    Where an error falls by the same factor with every bit, the next byte lowers it in proportion to the error over the
+    bytes of a bit. With equal shares all layers pay about the same for a byte, which is the Lagrangian allocation; what
+    is asked for beside it says how much more, or less, layers matter than ``distortions`` have it.
+
+    Args:
+        space: linear in bits.
+        budget: one bound with a ``LookupCost``.
+        distortions: per decision the expected rise of the loss at every count of ``space.counts``.
+
+    Returns:
+        With shares from 0 to 1, 1/2 at the price of a byte that the budget sets. Around it a share of
+        1 / ``LOSS_RANGE`` is a factor of 2.
+
+    Raises:
+        TargetError: the budget cannot be reached.
+        ValueError: the budget has another form.
+    """
+    allocated = rate_distortion(space, budget, distortions)
+    table = budget.limits[0].table
+    assert isinstance(table, LookupCost)
+    choices = space.counts(0)
+    bits = np.log2(choices) if space.kind == "clusters" else choices
+    logs = []
+    for costs, errors in zip(table.tables, distortions, strict=True):
+        per_byte = errors / ((costs[-1] - costs[0]) / (bits[-1] - bits[0]))
+        floor = per_byte[per_byte > 0.0].min(initial=1.0) / 2.0
+        logs.append(np.maximum.accumulate(-np.log2(np.maximum(per_byte, floor))))
+    here = np.median([log[np.searchsorted(choices, count)] for log, count in zip(logs, allocated, strict=True)])
+    return replace(space, positions=tuple(1.0 / (1.0 + np.exp((here - log) * 4.0 / LOSS_RANGE)) for log in logs))
 
 
 def _filled(space: StorageSpace, budget: Budget, counts: IntArray, distortions: Sequence[FloatArray]) -> IntArray:

@@ -64,6 +64,10 @@ class Space(Protocol):
         """The next larger count of a decision, or ``count`` itself at the top."""
         ...
 
+    def below(self, decision: int, count: int) -> int:
+        """What a sweep lowers a count of a decision to, or ``count`` itself at the bottom."""
+        ...
+
     def nearest(self, decision: int, share: float) -> int:
         """The count of a decision that is nearest to a share."""
         ...
@@ -137,6 +141,10 @@ class ChannelSpace:
         """The next larger count of a decided group, or ``num_kept`` itself at the top."""
         block = int(self.block[decision])
         return min((num_kept // block + 1) * block, int(self.max_kept[decision]))
+
+    def below(self, decision: int, num_kept: int) -> int:
+        """The next smaller count of a decided group, or ``num_kept`` itself at the bottom."""
+        return max(self._at_most(decision, num_kept - 1), int(self.min_kept[decision]))
 
     def nearest(self, decision: int, ratio: float) -> int:
         """The count of a decided group nearest to a preserve ratio; the larger one of two that are as near."""

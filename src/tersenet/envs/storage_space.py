@@ -40,6 +40,9 @@ class StorageSpace:
     lower_bound: float = 0.0
     """Smallest share an agent may ask for."""
 
+    positions: tuple[FloatArray, ...] = ()
+    """Per decision the shares of ``counts``, rising, from 0 to 1 over all decisions; empty: linear in bits."""
+
     def __post_init__(self) -> None:
         lowest, highest = (2, 65536) if self.kind == "clusters" else (1, 8)
         if not lowest <= self.fewest < self.most <= highest:
@@ -81,6 +84,9 @@ class StorageSpace:
 
     def shares(self, decision: int, counts: IntArray) -> FloatArray:
         """Positions in the range, from 0 to 1."""
+        if self.positions:
+            found: FloatArray = self.positions[decision][np.searchsorted(self.counts(decision), counts)]
+            return found
         low, high, here = (
             self._scaled(np.array([self.fewest])),
             self._scaled(np.array([self.most])),
@@ -92,6 +98,10 @@ class StorageSpace:
     def above(self, decision: int, count: int) -> int:
         """The next larger one, up to the largest."""
         return min(2 * count if self.powers_of_two else count + 1, self.most)
+
+    def below(self, decision: int, count: int) -> int:
+        """One bit less: half as many clusters, rounded down."""
+        return max(count // 2 if self.kind == "clusters" else count - 1, self.fewest)
 
     def nearest(self, decision: int, share: float) -> int:
         """The count whose position is nearest to a share; the larger one of two that are as near."""

@@ -18,6 +18,7 @@ from tersenet.agents.scores import RewardScale
 from tersenet.core.bounds import Count
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
+from tersenet.search.searcher import Reward
 
 
 class LayerwiseConfig(ChannelConfig, frozen=True, extra="forbid"):
@@ -44,6 +45,11 @@ def num_warmup_of(trials: int) -> int:
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """Actors and critics of whole plans."""
     assert isinstance(config, LayerwiseConfig)
+    return search_of_plans("layerwise", problem, config, reward=quality_reward)
+
+
+def search_of_plans(name: str, problem: Problem, config: LayerwiseConfig, *, reward: Reward) -> Method:
+    """The agent over any space; equal shares everywhere are its first trial."""
     env = make_env(problem, config, decoder=config.decoder)
     num_warmup = num_warmup_of(config.trials)
     agent = PlanAgent(
@@ -60,10 +66,10 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
         seed=problem.seed,
     )
     return Method(
-        name="layerwise",
+        name=name,
         env=env,
         agent=agent,
-        reward=quality_reward,
+        reward=reward,
         num_trials=config.trials,
         num_warmup=num_warmup,
     )

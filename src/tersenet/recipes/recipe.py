@@ -42,6 +42,7 @@ from tersenet.errors import MissingExtraError, SearchError
 from tersenet.evaluators import RepairName
 from tersenet.graph import ModelGraph
 from tersenet.search import Method
+from tersenet.train import Assignments
 
 
 def _number_or_auto(value: object) -> object:
@@ -98,8 +99,19 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the target that is spread over all classes in fine-tuning; unused with the user's own loss."""
 
+    assignments: Assignments = "fixed"
+    """Which cluster a shared weight has in fine-tuning: ``fixed``, the one it began with; ``straight_through``, the one
+    whose value is nearest at the moment to a weight in full precision that is trained beside."""
 
-TUNING = ("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "distill_weight", "label_smoothing")
+
+TUNING = (
+    "finetune_epochs",
+    "finetune_learning_rate",
+    "finetune_batch_size",
+    "distill_weight",
+    "label_smoothing",
+    "assignments",
+)
 """Settings of fine-tuning; they may be others when a search goes on that no tuning came before."""
 
 Decides = Literal["channels", "clusters", "weight_bits", "kernels"]

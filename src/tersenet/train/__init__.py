@@ -1,6 +1,6 @@
 """Training: fine-tuning with distillation, exact resume, and batch-norm statistics measured anew."""
 
-from tersenet.train.codebook import attach_codebooks, detach_codebooks
+from tersenet.train.codebook import Assignments, attach_codebooks, detach_codebooks
 from tersenet.train.coded import attach_coded, detach_coded
 from tersenet.train.config import TrainConfig
 from tersenet.train.live import LiveSession
@@ -12,6 +12,7 @@ from tersenet.train.variational_fit import learn_noise
 from tersenet.train.zeros import held_zeros, kept_zeros
 
 __all__ = [
+    "Assignments",
     "FitResult",
     "LiveSession",
     "TrainConfig",

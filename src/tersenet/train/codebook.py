@@ -29,8 +29,8 @@ from tersenet.train.attached import StoredForm, attach, detach
 from tersenet.transforms.clusters import stack_blocks
 from tersenet.transforms.coded import SharedWeights
 
-Mode = Literal["shared", "straight_through"]
-"""``shared``: only codebooks are trained, every weight keeps its entry. ``straight_through``: full-precision weights
+Assignments = Literal["fixed", "straight_through"]
+"""``fixed``: only codebooks are trained, every weight keeps its entry. ``straight_through``: full-precision weights
 are trained beside them, and each takes the entry that is nearest to it at the moment."""
 
 
@@ -46,12 +46,12 @@ class SharedValues(StoredForm):
     pruned: Tensor
     """Latent weights that are exactly zero."""
 
-    def __init__(self, coded: SharedWeights, weight: Tensor, *, mode: Mode) -> None:
-        super().__init__(weight, learns_latent=mode == "straight_through")
+    def __init__(self, coded: SharedWeights, weight: Tensor, *, assignments: Assignments) -> None:
+        super().__init__(weight, learns_latent=assignments == "straight_through")
         self.axis = coded.axis
         self.channels_per_codebook = coded.channels_per_codebook
         self.shape = coded.codebooks.shape
-        self.is_fixed = mode == "shared"
+        self.is_fixed = assignments == "fixed"
         indices_O = torch.from_numpy(coded.indices.astype(np.int64)).movedim(self.axis, 0)
         firsts_O = self._blocks(len(indices_O)) * self.shape[1]
         indices = (indices_O + firsts_O.reshape(-1, *[1] * (indices_O.ndim - 1))).movedim(0, self.axis).contiguous()
@@ -104,7 +104,9 @@ class SharedValues(StoredForm):
         return torch.arange(num_channels) // self.channels_per_codebook
 
 
-def attach_codebooks(model: nn.Module, coded: Mapping[str, SharedWeights], *, mode: Mode = "shared") -> None:
+def attach_codebooks(
+    model: nn.Module, coded: Mapping[str, SharedWeights], *, assignments: Assignments = "fixed"
+) -> None:
     """Let layers compute with shared values that are learned; changes ``model`` in place.
 
     The network can then be copied, saved and trained by ``fit``. Names in ``state_dict()`` change until
@@ -114,13 +116,13 @@ def attach_codebooks(model: nn.Module, coded: Mapping[str, SharedWeights], *, mo
         model: any mode, any device. With ``straight_through``, the weights it holds now are where the latent ones
             begin; those that are exactly zero stay zero.
         coded: by name of the weight, as in ``state_dict()``.
-        mode: what is trained.
+        assignments: what is trained.
 
     Raises:
         PolicyError: the model has no such weight, or its shape is another, or it has codebooks already; nothing is
             changed.
     """
-    attach(model, coded, partial(SharedValues, mode=mode), way_out=_WAY_OUT)
+    attach(model, coded, partial(SharedValues, assignments=assignments), way_out=_WAY_OUT)
 
 
 _WAY_OUT = "Cluster the weights of this very model, and call detach_codebooks before codebooks are attached anew."

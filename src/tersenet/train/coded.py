@@ -6,23 +6,25 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from tersenet.train.codebook import attach_codebooks, detach_codebooks
+from tersenet.train.codebook import Assignments, attach_codebooks, detach_codebooks
 from tersenet.train.lsq import attach_steps, detach_steps
 from tersenet.transforms import CodedWeights, LinearWeights, SharedWeights
 
 
-def attach_coded(model: nn.Module, coded: Mapping[str, CodedWeights]) -> None:
-    """Let layers compute with what will be stored, in place: codebooks are trained with fixed assignments (Deep
-    Compression), linear weights with learned steps (LSQ). ``fit`` trains both.
+def attach_coded(model: nn.Module, coded: Mapping[str, CodedWeights], *, assignments: Assignments) -> None:
+    """Let layers compute with what will be stored, in place: codebooks are trained (Deep Compression), linear weights
+    with learned steps (LSQ). ``fit`` trains both.
 
     Args:
         model: holds the weights that ``coded`` was made from, so that integers keep what their rounding lost.
         coded: by name of the weight, as in ``state_dict()``.
+        assignments: of shared weights to their values.
 
     Raises:
         PolicyError: the model has no such weight, or it has another shape.
     """
-    attach_codebooks(model, {name: one for name, one in coded.items() if isinstance(one, SharedWeights)})
+    shared = {name: one for name, one in coded.items() if isinstance(one, SharedWeights)}
+    attach_codebooks(model, shared, assignments=assignments)
     attach_steps(model, {name: one for name, one in coded.items() if isinstance(one, LinearWeights)})
 
 

@@ -2,7 +2,7 @@
 
 from tersenet.transforms.channels import materialize
 from tersenet.transforms.check import check_cut, relative_difference, verify_groups
-from tersenet.transforms.clusters import ClusterCache, clusterable_layers, share_weights, write_values
+from tersenet.transforms.clusters import ClusterCache, clusterable_layers, output_axis, share_weights, write_values
 from tersenet.transforms.coded import CodedWeights, LinearWeights, SharedWeights
 from tersenet.transforms.kernels import unit_shape
 from tersenet.transforms.parametrized import without_parametrizations
@@ -27,6 +27,7 @@ __all__ = [
     "make_plan",
     "materialize",
     "member_views",
+    "output_axis",
     "plain_weights",
     "plan_for",
     "quantize",
