@@ -38,10 +38,21 @@ def _replace(monkeypatch: pytest.MonkeyPatch, name: str, answer: object) -> Call
 def test_apply_hands_on_the_policy_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = _replace(monkeypatch, "apply", FakeResult(small_run()))
     (tmp_path / "p.json").write_text('{"channels": {"0": {"keep": [0, 2]}}}')
-    result = _run("apply", "p.json", "net.py:make", "--finetune-epochs", "3", "--out", "o")
+    result = _run(
+        "apply",
+        "p.json",
+        "net.py:make",
+        "--finetune-epochs",
+        "3",
+        "--set",
+        "assignments=straight_through",
+        "--out",
+        "o",
+    )
     assert result.exit_code == 0, result.output
     assert calls.only["positional"][1] == Policy.model_validate({"channels": {"0": {"keep": (0, 2)}}})
     assert calls.only["options"].finetune_epochs == 3
+    assert calls.only["options"].recipe_options == {"assignments": "straight_through"}
     assert calls.only["options"].command.startswith("tersenet apply p.json net.py:make")
     assert "Measure them again" in result.stdout
 

@@ -19,6 +19,7 @@ def apply(
     data: given.DataSpec = "digits",
     weights: given.Weights = None,
     finetune_epochs: given.FinetuneEpochs = None,
+    setting: given.TuningSettings = None,
     metric: given.Metric = None,
     loss: given.Loss = None,
     criterion: given.Criterion = None,
@@ -36,6 +37,7 @@ def apply(
 
     decided = inputs.read_policy(policy)
     formats = given.parse_export(export)
+    settings = given.parse_settings(setting)
     if criterion is not None:
         criteria.use(criterion)
     opened = inputs.open_all(model, data, weights=weights, metric=metric, loss=loss, seed=seed, device=device)
@@ -44,6 +46,7 @@ def apply(
     with open_progress() as progress:
         options = api.CompressOptions(
             finetune_epochs=finetune_epochs,
+            recipe_options=settings,
             task=opened.task,
             device=device,
             out=folder,

@@ -116,7 +116,15 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", rich_help_panel=_METHOD, help="A field of the recipe's configuration; repeatable."
     ),
 ]
-
+TuningSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="How to tune and store, as in every recipe: finetune_learning_rate, assignments, distill_weight, ...; "
+        "repeatable.",
+    ),
+]
 Rules = Annotated[
     Path | None,
     typer.Option(
