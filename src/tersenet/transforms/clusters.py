@@ -31,6 +31,8 @@ from tersenet.transforms.tensors import tensors_by_name
 
 _DTYPES: dict[int, type[np.floating[Any]]] = {16: np.float16, 32: np.float32}
 _MOST_ENTRIES = 65536
+_CHUNK = 1 << 22
+"""Weights whose sums are held at once."""
 
 Weights = NDArray[np.float32]
 Row = NDArray[np.floating[Any]]
@@ -261,17 +263,23 @@ def _rounded(codebook: NDArray[np.float64], codebook_bits: int, *, has_zeros: bo
 
 def _costs(block: Weights, cache: ClusterCache, codebook_bits: int) -> NDArray[np.float64]:
     """Squared error, index bits and entries of one block, shape (3, max_k + 1)."""
-    values, counts = np.unique(block.astype(np.float64), return_counts=True)
-    terms = np.stack((counts, counts * values, counts * values * values))
-    sums = np.concatenate((np.zeros((3, 1)), np.cumsum(terms, axis=1)), axis=1)
     kept = block[block != 0]
     clusterings = cache.clusterings(kept, cache.max_k) if len(kept) else None
-    costs = np.full((3, cache.max_k + 1), np.nan)
+    rows = []
     for k in range(2, cache.max_k + 1):
         codebook = np.zeros(0) if clusterings is None else clusterings.codebook(k)
-        row = _rounded(codebook, codebook_bits, has_zeros=len(kept) < len(block)).astype(np.float64)
-        inner = np.searchsorted(values, 0.5 * (row[1:] + row[:-1]), side="right")  # of two as near the lower entry
-        num, first, second = np.diff(sums[:, np.concatenate(([0], inner, [len(values)]))], axis=1)
+        rows.append(_rounded(codebook, codebook_bits, has_zeros=len(kept) < len(block)).astype(np.float64))
+    moments = [np.zeros((3, len(row))) for row in rows]
+    ordered = np.sort(block)
+    for start in range(0, len(ordered), _CHUNK):
+        chunk = ordered[start : start + _CHUNK].astype(np.float64)
+        sums = np.zeros((3, len(chunk) + 1))
+        sums[0], sums[1, 1:], sums[2, 1:] = np.arange(len(chunk) + 1), np.cumsum(chunk), np.cumsum(chunk * chunk)
+        for row, moment in zip(rows, moments, strict=True):
+            inner = np.searchsorted(chunk, 0.5 * (row[1:] + row[:-1]), side="right")  # of two as near the lower entry
+            moment += np.diff(sums[:, np.concatenate(([0], inner, [len(chunk)]))], axis=1)
+    costs = np.full((3, cache.max_k + 1), np.nan)
+    for k, (row, (num, first, second)) in enumerate(zip(rows, moments, strict=True), start=2):
         used = num[num > 0]
         error = max(0.0, float((second - 2.0 * row * first + row * row * num).sum()))
         costs[:, k] = error, used @ np.log2(len(block) / used), len(used)
