@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tersenet.envs import DecoderName
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, StorageConfig, register
-from tersenet.recipes.wang2020 import ddpg_over_storage
+from tersenet.recipes.wang2020 import haq_search
 from tersenet.search import Method
 
 
@@ -31,7 +31,7 @@ class HAQ2019Config(StorageConfig, frozen=True, extra="forbid"):
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over HAQ's state features."""
     assert isinstance(config, HAQ2019Config)
-    return ddpg_over_storage("haq2019", problem, trials=config.trials, decoder=config.decoder)
+    return haq_search("haq2019", problem, config, decoder=config.decoder)
 
 
 haq2019 = register(

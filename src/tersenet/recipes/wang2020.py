@@ -17,6 +17,7 @@ from tersenet.agents import DDPG, DDPGConfig
 from tersenet.envs import DecoderName
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, StorageConfig, make_env, register, storage_reward
 from tersenet.search import Method
+from tersenet.search.searcher import Reward
 
 
 class Wang2020Config(StorageConfig, frozen=True, extra="forbid"):
@@ -35,20 +36,22 @@ class Wang2020Config(StorageConfig, frozen=True, extra="forbid"):
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over HAQ's state features."""
     assert isinstance(config, Wang2020Config)
-    return ddpg_over_storage("wang2020", problem, trials=config.trials, decoder=config.decoder)
+    return haq_search("wang2020", problem, config, decoder=config.decoder)
 
 
-def ddpg_over_storage(name: str, problem: Problem, *, trials: int, decoder: DecoderName) -> Method:
-    """HAQ's agent: one action per layer, 300-300, 128 steps of replay per layer, noise from 0.5 down."""
-    env = make_env(problem, ChannelConfig(), decoder=decoder)
-    num_warmup = min(trials, max(10, trials // 4))
+def haq_search(
+    name: str, problem: Problem, config: ChannelConfig, *, decoder: DecoderName, reward: Reward = storage_reward
+) -> Method:
+    """HAQ's agent: one action per decision, 300-300, 128 steps of replay per decision, noise from 0.5 down."""
+    env = make_env(problem, config, decoder=decoder)
+    num_warmup = min(config.trials, max(10, config.trials // 4))
     agent = DDPG(
-        DDPGConfig(num_trials=trials, warmup_trials=num_warmup, replay_size=128 * env.num_decisions),
+        DDPGConfig(num_trials=config.trials, warmup_trials=num_warmup, replay_size=128 * env.num_decisions),
         observation_size=env.observation_space.size,
         action_space=env.action_space,
         seed=problem.seed,
     )
-    return Method(name=name, env=env, agent=agent, reward=storage_reward, num_trials=trials, num_warmup=num_warmup)
+    return Method(name=name, env=env, agent=agent, reward=reward, num_trials=config.trials, num_warmup=num_warmup)
 
 
 wang2020 = register(

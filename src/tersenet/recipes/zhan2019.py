@@ -21,7 +21,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tersenet.agents import DDPG, DDPGConfig
 from tersenet.core.bounds import Count, Positive
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import KernelUnit, Policy
@@ -35,11 +34,11 @@ from tersenet.recipes.recipe import (
     StorageConfig,
     as_control,
     make_decisions,
-    make_env,
     quality_reward,
     register,
     registry,
 )
+from tersenet.recipes.wang2020 import haq_search
 from tersenet.search import Method
 from tersenet.search.searcher import Reward
 
@@ -142,15 +141,7 @@ def _method(name: str, problem: Problem, config: ChannelConfig, *, cost: CostKin
     if config.agent != "ddpg":
         control = registry.get(config.agent)
         return replace(control.build(problem, as_control(config, control)), name=name, reward=reward)
-    env = make_env(problem, config, decoder=config.decoder)
-    num_warmup = min(config.trials, max(10, config.trials // 4))
-    agent = DDPG(
-        DDPGConfig(num_trials=config.trials, warmup_trials=num_warmup, replay_size=128 * env.num_decisions),
-        observation_size=env.observation_space.size,
-        action_space=env.action_space,
-        seed=problem.seed,
-    )
-    return Method(name=name, env=env, agent=agent, reward=reward, num_trials=config.trials, num_warmup=num_warmup)
+    return haq_search(name, problem, config, decoder=config.decoder, reward=reward)
 
 
 def joint_reward(problem: Problem, config: ChannelConfig, kind: CostKind) -> Reward:
