@@ -60,10 +60,11 @@ FREE: dict[str, object] = {"assignments": "straight_through"}
 
 def default_jobs() -> list[str]:
     """Every row, the most telling ones first."""
-    jobs = ["resnet20:bytes/learned/12:0", "resnet32:bytes/learned/12:0"]
-    jobs += [f"resnet20:bytes/{method}/16:{seed}" for seed in SEEDS for method in list(METHODS)[:3]]
-    jobs += [f"resnet20:bytes/{method}/16:0" for method in list(METHODS)[3:]]
+    jobs = ["resnet20:bytes/learned/12:0", "resnet32:bytes/learned/12:0", "resnet32:bytes/learned/16:0"]
     jobs += [f"{network}:learned:0" for network in PAPER_BYTES]
+    compared = list(METHODS)[:3]
+    jobs += [f"resnet20:bytes/{method}/{factor}:{seed}" for factor in (24, 16) for seed in SEEDS for method in compared]
+    jobs += [f"resnet20:bytes/{method}/16:0" for method in METHODS if method not in compared]
     jobs += [f"{network}:{rule}:0" for network in PAPER_BYTES for rule in RULES]
     return [*jobs, "resnet20:learned:1", "resnet20:learned:2"]
 
