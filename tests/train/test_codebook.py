@@ -159,7 +159,7 @@ def test_training_moves_shared_values_and_leaves_zeros_exactly_zero(assignments:
         assert weights.codebooks.shape[1] <= coded[name].codebooks.shape[1]
 
 
-def test_straight_through_assigns_weights_anew_and_shared_never_does() -> None:
+def test_straight_through_assigns_weights_anew_and_fixed_never_does() -> None:
     for assignments in BOTH:
         layer, values = by_hand(assignments)
         with torch.no_grad():

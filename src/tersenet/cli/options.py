@@ -125,6 +125,7 @@ TuningSettings = Annotated[
         "repeatable.",
     ),
 ]
+
 Rules = Annotated[
     Path | None,
     typer.Option(
