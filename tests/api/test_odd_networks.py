@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tersenet import Target
 from tersenet.api import CompressOptions, Result, Task, compress, evaluate
-from tersenet.api.compressing import weights_hash
 from tersenet.data import Data, from_batches
+from tersenet.models import weights_hash
 
 pytestmark = pytest.mark.slow
 

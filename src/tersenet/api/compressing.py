@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from tersenet.agents import write_agent
@@ -33,6 +31,7 @@ from tersenet.core.version import __version__
 from tersenet.data import Data
 from tersenet.errors import MissingExtraError, TargetError
 from tersenet.measurement import measure_quality
+from tersenet.models import weights_hash
 from tersenet.recipes import TUNING
 from tersenet.report import write_report
 from tersenet.search import Study
@@ -186,16 +185,6 @@ def _keep_agent(job: TuningJob, study: Study) -> None:
     state = study.agent_state(recipe.name)
     if recipe.transfers and state is not None:
         write_agent(job.folder / AGENT_FILE, state, recipe=recipe.name, network=job.options.model_name)
-
-
-def weights_hash(model: nn.Module) -> str:
-    """sha256 over names, shapes and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # as bytes, since numpy has no bfloat16
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _finish(job: TuningJob, tuned: Tuned, found: Found | None) -> Result:

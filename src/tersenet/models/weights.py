@@ -47,6 +47,16 @@ class WeightsInfo:
     metadata: dict[str, str]
 
 
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over names, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # as bytes, since numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     """Copy the weights of a file into ``model``, in place.
 

@@ -22,6 +22,7 @@ from tersenet.train.config import TrainConfig
 from tersenet.train.losses import DistillLoss, task_loss
 from tersenet.train.recalibrate import batch_norms
 from tersenet.train.schedule import learning_rate_at
+from tersenet.train.teacher import Teacher
 
 _SECONDS_BETWEEN_UPDATES = 0.25
 
@@ -41,9 +42,8 @@ class Run:
     task: Task
     placement: Placement
     optimizer: torch.optim.Optimizer
-    teacher: nn.Module | None
-    teacher_placement: Placement
-    distill: DistillLoss | None
+    teacher: Teacher | None = None
+    distill: DistillLoss | None = None
     progress: Progress
     stage: str
     penalty: Penalty | None = None
@@ -93,7 +93,8 @@ def _step(run: Run, inputs: Inputs, targets: Any, learning_rate: float, moment: 
     loss = loss_function(run)(outputs, run.placement.put_targets(targets))
     if run.distill is not None:
         weight = run.config.distill_weight
-        loss = (1.0 - weight) * loss + weight * run.distill(outputs, teach(run, inputs))
+        assert run.teacher is not None
+        loss = (1.0 - weight) * loss + weight * run.distill(outputs, run.teacher.answer(inputs))
     if run.penalty is not None:
         loss = loss + run.penalty(moment)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -101,13 +102,6 @@ def _step(run: Run, inputs: Inputs, targets: Any, learning_rate: float, moment: 
         nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip)
     run.optimizer.step()
     return float(loss.detach())
-
-
-def teach(run: Run, inputs: Inputs) -> Any:
-    """Outputs of the original network."""
-    assert run.teacher is not None
-    with torch.no_grad():
-        return run.teacher_placement.forward(run.teacher, run.teacher_placement.put(inputs))
 
 
 def loss_function(run: Run) -> Callable[[Any, Any], Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tersenet.core.progress import Progress, Silent
 from tersenet.core.summary import EpochPoint
-from tersenet.data.splits import SearchSplit, TrainSplit
+from tersenet.data.splits import Inputs, SearchSplit, TrainSplit
 from tersenet.errors import DataError
 from tersenet.measurement.metrics import measure_quality
 from tersenet.measurement.placement import (
@@ -34,10 +34,11 @@ from tersenet.measurement.placement import (
 from tersenet.measurement.task import Task
 from tersenet.train.checkpoint import TrainState, load_checkpoint, run_key, save_checkpoint
 from tersenet.train.config import TrainConfig
-from tersenet.train.epoch import Penalty, Run, loss_function, num_images, own_randomness, teach, tell, train_epoch
+from tersenet.train.epoch import Penalty, Run, loss_function, num_images, own_randomness, tell, train_epoch
 from tersenet.train.losses import distill_loss
 from tersenet.train.optimizer import make_optimizer
 from tersenet.train.precision import choose_placement
+from tersenet.train.teacher import Teacher
 
 _TINY = 1e-20
 
@@ -123,21 +124,23 @@ def fit(
             task=task,
             placement=placement,
             optimizer=make_optimizer(model, config),
-            teacher=teacher if config.distill_weight > 0 else None,
-            teacher_placement=placement,
-            distill=None,
             progress=progress,
             stage=stage,
             penalty=penalty,
             keeps_best=keeps_best,
             starts_best=starts_best,
         )
-        state = _prepared(run, state)
+        batch = _first_batch(run)
+        state = _prepared(run, state, batch)
+        if teacher is not None and config.distill_weight > 0:
+            _settle_teacher(run, teacher, batch[0], folder=None if checkpoint is None else checkpoint.parent)
         progress.start(stage, num_images(run, config.epochs), done=num_images(run, state.epoch))
         for epoch in range(state.epoch + 1, config.epochs + 1):
             _do_epoch(run, state, epoch)
             if checkpoint is not None:
                 save_checkpoint(checkpoint, state, key)
+            if run.teacher is not None:
+                run.teacher.end()
             tell(run, epoch, num_images(run, epoch), state.history[-1])
         model.load_state_dict(state.best_model)
         _clear_tiny_weights(model)
@@ -146,14 +149,16 @@ def fit(
     return _result(state)
 
 
-def _prepared(run: Run, state: TrainState | None) -> TrainState:
-    """Settle placement, teacher and loss; put a saved state back, or make the one before the first epoch."""
+def _first_batch(run: Run) -> Batch:
     with own_randomness(run, epoch=0):
         batch = next(iter(run.train.source.batches(run.config.batch_size)), None)
     if batch is None:
         raise DataError("The training split yields no batches. Give it at least one sample.")
-    if run.teacher is not None:
-        run.teacher.eval()
+    return batch
+
+
+def _prepared(run: Run, state: TrainState | None, batch: Batch) -> TrainState:
+    """Settle the placement; put a saved state back, or make the one before the first epoch."""
     if state is None:
         with own_randomness(run, epoch=0):
             run.model.train()
@@ -174,19 +179,18 @@ def _prepared(run: Run, state: TrainState | None) -> TrainState:
         run.placement = replace(run.placement, autocast=state.autocast, channels_last=state.channels_last)
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(state.optimizer)
-    _settle_teacher(run, batch)
     return state
 
 
-def _settle_teacher(run: Run, batch: Batch) -> None:
-    if run.teacher is None:
-        return
+def _settle_teacher(run: Run, teacher: nn.Module, inputs: Inputs, *, folder: Path | None) -> None:
+    teacher.eval()
     run.model.eval()
     with torch.no_grad():
-        fits = takes_channels_last(run.teacher, batch[0], run.placement)
-        run.teacher_placement = replace(run.placement, channels_last=fits)
-        ours = run.placement.forward(run.model, run.placement.put(batch[0]))
-        theirs = teach(run, batch[0])
+        fits = takes_channels_last(teacher, inputs, run.placement)
+        placement = replace(run.placement, channels_last=fits)
+        run.teacher = Teacher(teacher, placement, folder=folder, seed=run.config.seed)
+        ours = run.placement.forward(run.model, run.placement.put(inputs))
+        theirs = run.teacher.ask(inputs)
     run.distill = distill_loss(ours, theirs, task=run.task, config=run.config)
     if run.distill is None:
         run.progress.note(
@@ -198,6 +202,8 @@ def _settle_teacher(run: Run, batch: Batch) -> None:
 def _do_epoch(run: Run, state: TrainState, epoch: int) -> None:
     """Train and measure one epoch and write it into ``state``."""
     begin = time.perf_counter()
+    if run.teacher is not None:
+        run.teacher.begin(epoch)
     run.model.train()
     with own_randomness(run, epoch=epoch):
         loss, learning_rate = train_epoch(run, epoch)
