@@ -30,12 +30,12 @@ from rows import ResultFile, command_line, parsed, print_rows, run_fields
 
 from tersenet import Policy, Target, data, models
 from tersenet.api import CompressOptions, apply, compress
+from tersenet.core.files import write_whole
 from tersenet.core.policy import ChannelDecision, Clusters
 from tersenet.core.summary import RunSummary
 from tersenet.graph import trace
 from tersenet.recipes import ChannelConfig
 from tersenet.recipes.recipe import make_space
-from tersenet.report import RESULT_FILE
 from tersenet.transforms import make_plan, materialize
 
 TRIALS = 150
@@ -70,7 +70,7 @@ def default_jobs() -> list[str]:
 
 
 class Bench:
-    """What the rows of one network and seed share."""
+    """What the rows of one network and seed share: the search, the tuned cut and what the teacher said."""
 
     def __init__(self, root: Path, work: Path, *, network: str, seed: int, command: str) -> None:
         self.seed = seed
@@ -98,16 +98,16 @@ class Bench:
             if method in ("learned", "wang2020"):
                 return found, untuned
             options = {} if method == "fixed" else FREE
-            return self._apply(_policy(found, METHODS[method]), f"{method}-{factor}", options), untuned
-        return self._apply(self._rule(row), "paper", {}), None  # one folder: the tuned cut is found there
+            return self._apply(_policy(found, METHODS[method]), f"bytes-{factor}", options), untuned
+        return self._apply(self._rule(row), "paper", {}), None
 
     def _search(
         self, recipe: str, folder: str, max_size_bytes: int, options: dict[str, object], controls: tuple[str, ...] = ()
     ) -> RunSummary:
-        done = self._work / folder / RESULT_FILE
-        if done.exists() and (found := RunSummary.model_validate_json(done.read_bytes())).recipe == recipe:
-            return found
-        return compress(
+        done = self._work / f"{folder}-{recipe}.json"
+        if done.exists():
+            return RunSummary.model_validate_json(done.read_bytes())
+        found = compress(
             self._model,
             data=self._data,
             target=Target(max_size_bytes=max_size_bytes),
@@ -115,6 +115,8 @@ class Bench:
             seed=self.seed,
             options=self._options(folder, recipe_options=options, controls=controls),
         ).run
+        write_whole(done, found.model_dump_json().encode())  # policies are applied in the same folder
+        return found
 
     def _apply(self, policy: Policy, folder: str, options: dict[str, object]) -> RunSummary:
         options_of_run = self._options(folder, recipe_options=options)
