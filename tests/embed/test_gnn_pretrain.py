@@ -7,8 +7,9 @@ import pytest
 import torch
 from gnn_toys import chain
 
-from tersenet.embed import random_graph
-from tersenet.embed.operator_graph import KINDS
+from tersenet import models
+from tersenet.embed import builtin_graphs, random_graph
+from tersenet.embed.operator_graph import KINDS, NUMBERS
 
 pytest.importorskip("torch_geometric", exc_type=ImportError)
 
@@ -35,6 +36,19 @@ def test_random_networks_are_whole_and_fixed_by_their_seed() -> None:
     again = random_graph(seed=7)
     assert np.array_equal(again.numbers, graphs[7].numbers)
     assert np.array_equal(again.edges, graphs[7].edges)
+
+
+@pytest.mark.slow
+def test_every_built_in_network_is_there_with_all_that_may_be_cut() -> None:
+    random_state = torch.get_rng_state()
+    graphs = dict(zip(models.names(), builtin_graphs(), strict=True))
+    assert torch.equal(random_state, torch.get_rng_state())
+    # by hand: 13 convolutions and two hidden linear layers; one group inside each of 27 blocks, and the residual stream
+    assert graphs["vgg16"].num_decisions == 15
+    assert graphs["resnet56"].num_decisions == 28
+    convolutions = (graphs["resnet56"].kinds == KINDS.index("conv")).sum()
+    assert convolutions == 55
+    assert (graphs["mobilenet_v2"].numbers[:, NUMBERS.index("is_depthwise")] == 1.0).sum() == 17
 
 
 @pytest.mark.slow

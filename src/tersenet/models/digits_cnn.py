@@ -52,7 +52,7 @@ class DigitsCNN(nn.Module):
         return logits
 
 
-@register("digits_cnn", num_classes=10)
+@register("digits_cnn", num_classes=10, input_shape=(1, 8, 8))
 def digits_cnn(num_classes: int) -> nn.Module:
     """78,610 parameters at 10 classes."""
     return DigitsCNN(num_classes)

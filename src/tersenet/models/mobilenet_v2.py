@@ -75,7 +75,7 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-@register("mobilenet_v2", num_classes=1000)
+@register("mobilenet_v2", num_classes=1000, input_shape=(3, 224, 224))
 def mobilenet_v2(num_classes: int) -> nn.Module:
     """3,504,872 parameters at 1,000 classes."""
     return MobileNetV2(num_classes)

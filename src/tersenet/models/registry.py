@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -12,14 +13,27 @@ from tersenet.errors import ModelError
 Builder = Callable[[int], nn.Module]
 """Number of classes to an untrained network."""
 
-_BUILDERS: Registry[tuple[Builder, int]] = Registry("model")
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    build: Builder
+    num_classes: int
+    input_shape: tuple[int, ...]
 
 
-def register(name: str, *, num_classes: int) -> Callable[[Builder], Builder]:
-    """Enter a builder under ``name``; ``num_classes`` is what it is called with unless the caller says otherwise."""
+_KNOWN: Registry[_Known] = Registry("model")
+
+
+def register(name: str, *, num_classes: int, input_shape: tuple[int, ...]) -> Callable[[Builder], Builder]:
+    """Enter a builder under ``name``.
+
+    Args:
+        num_classes: what it is called with unless the caller says otherwise.
+        input_shape: of one image of the data set that the network was designed for, (C, H, W).
+    """
 
     def enter(builder: Builder) -> Builder:
-        _BUILDERS.add(name, (builder, num_classes))
+        _KNOWN.add(name, _Known(build=builder, num_classes=num_classes, input_shape=input_shape))
         return builder
 
     return enter
@@ -27,7 +41,7 @@ def register(name: str, *, num_classes: int) -> Callable[[Builder], Builder]:
 
 def names() -> list[str]:
     """All built-in networks, sorted."""
-    return _BUILDERS.names()
+    return _KNOWN.names()
 
 
 def build(name: str, *, num_classes: int | None = None) -> nn.Module:
@@ -41,7 +55,16 @@ def build(name: str, *, num_classes: int | None = None) -> nn.Module:
         UnknownNameError: no network has this name.
         ModelError: ``num_classes`` is not positive.
     """
-    builder, usual_classes = _BUILDERS.get(name)
+    known = _KNOWN.get(name)
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes={num_classes}: a network needs at least 1 output. Give the number of classes.")
-    return builder(usual_classes if num_classes is None else num_classes)
+    return known.build(known.num_classes if num_classes is None else num_classes)
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """Shape of one input that a built-in network was designed for, (C, H, W).
+
+    Raises:
+        UnknownNameError: no network has this name.
+    """
+    return _KNOWN.get(name).input_shape

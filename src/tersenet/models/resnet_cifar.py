@@ -62,19 +62,19 @@ def _stage(in_channels: int, out_channels: int, num_blocks: int, *, stride: int)
     return nn.Sequential(first, *rest)
 
 
-@register("resnet20", num_classes=10)
+@register("resnet20", num_classes=10, input_shape=(3, 32, 32))
 def resnet20(num_classes: int) -> nn.Module:
     """269,722 parameters at 10 classes."""
     return CifarResNet(3, num_classes=num_classes)
 
 
-@register("resnet32", num_classes=10)
+@register("resnet32", num_classes=10, input_shape=(3, 32, 32))
 def resnet32(num_classes: int) -> nn.Module:
     """464,154 parameters at 10 classes."""
     return CifarResNet(5, num_classes=num_classes)
 
 
-@register("resnet56", num_classes=10)
+@register("resnet56", num_classes=10, input_shape=(3, 32, 32))
 def resnet56(num_classes: int) -> nn.Module:
     """853,018 parameters at 10 classes."""
     return CifarResNet(9, num_classes=num_classes)

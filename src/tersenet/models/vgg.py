@@ -59,26 +59,26 @@ def _for_cifar(widths: Widths, num_classes: int) -> nn.Module:
     return VGG(features, nn.AvgPool2d(2), nn.Linear(512, num_classes))
 
 
-@register("vgg16_bn_cifar", num_classes=10)
+@register("vgg16_bn_cifar", num_classes=10, input_shape=(3, 32, 32))
 def vgg16_bn_cifar(num_classes: int) -> nn.Module:
     """14,724,042 parameters at 10 classes; inputs (N, 3, 32, 32)."""
     return _for_cifar(VGG16, num_classes)
 
 
-@register("vgg19_bn_cifar", num_classes=10)
+@register("vgg19_bn_cifar", num_classes=10, input_shape=(3, 32, 32))
 def vgg19_bn_cifar(num_classes: int) -> nn.Module:
     """20,035,018 parameters at 10 classes; inputs (N, 3, 32, 32)."""
     return _for_cifar(VGG19, num_classes)
 
 
-@register("vgg_small_mnist", num_classes=10)
+@register("vgg_small_mnist", num_classes=10, input_shape=(1, 28, 28))
 def vgg_small_mnist(num_classes: int) -> nn.Module:
     """435,754 parameters at 10 classes; inputs (N, 1, 28, 28)."""
     classifier = nn.Sequential(nn.Linear(128 * 3 * 3, 128), nn.ReLU(inplace=True), nn.Linear(128, num_classes))
     return VGG(_features(MNIST, in_channels=1, batch_norm=True), nn.Identity(), classifier)
 
 
-@register("vgg16", num_classes=1000)
+@register("vgg16", num_classes=1000, input_shape=(3, 224, 224))
 def vgg16(num_classes: int) -> nn.Module:
     """138,357,544 parameters at 1,000 classes; inputs (N, 3, 224, 224); torchvision's keys."""
     classifier = nn.Sequential(

@@ -1,10 +1,10 @@
 """AGMC: the network's computational graph is encoded, decoded to one state per decision, and DDPG decides on these.
 
-Encoder and decoder are first trained as an auto-encoder, on the network and on random ones, then together with actor
-and critic: the replay holds what the encoder reads, and states are made anew in every update. An agent that was trained
-on another network may take their place (``problem.agent``); its first trial is then what it decides unseen, and nothing
-is drawn evenly any more. ``state=hand_made`` runs the same agent, budget and schedule on AMC's features instead, which
-shows what the learned states are worth.
+Encoder and decoder are first trained as an auto-encoder, on the network, on all built-in ones and on random ones, then
+together with actor and critic: the replay holds what the encoder reads, and states are made anew in every update. An
+agent that was trained on another network may take their place (``problem.agent``); its first trial is then what it
+decides unseen, and nothing is drawn evenly any more. ``state=hand_made`` runs the same agent, budget and schedule on
+AMC's features instead, which shows what the learned states are worth.
 
 Source: Yu et al. 2021 (AGMC), arXiv:2011.12641; agent and constants of He et al. 2018 (AMC), arXiv:1802.03494.
 Differs: the public code keeps states as plain arrays, so that its encoder is never trained, and draws node features at
@@ -23,7 +23,7 @@ from pydantic import Field
 from tersenet.agents import DDPG, DDPGConfig
 from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray
-from tersenet.embed import OperatorGraph, operator_graph, random_graph
+from tersenet.embed import OperatorGraph, builtin_graphs, operator_graph, random_graph
 from tersenet.envs import ChannelSpace, LayerwiseEnv
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
@@ -35,7 +35,7 @@ LIBRARIES = ("torch_geometric",)
 """What that extra installs and message passing needs."""
 
 NUM_RANDOM_GRAPHS = 24
-"""Random networks that encoders are pre-trained on, beside the one that is cut."""
+"""Random networks that encoders are pre-trained on, beside the built-in ones and the one that is cut."""
 
 TRANSFER_NOISE = 0.2
 """Where the noise begins, as a share of the action's range, for an agent that was trained on another network."""
@@ -79,9 +79,10 @@ def numbered(num_decisions: int) -> FloatArray:
 
 
 def pretraining_graphs(own: OperatorGraph, *, seed: int) -> list[OperatorGraph]:
-    """What encoders are pre-trained on: the network itself, a quarter of the time, and random ones."""
-    others = [random_graph(seed=seed * NUM_RANDOM_GRAPHS + number) for number in range(NUM_RANDOM_GRAPHS)]
-    return [own] * (NUM_RANDOM_GRAPHS // 3) + others
+    """What encoders are pre-trained on: the network itself, a quarter of the time, all built-in and random ones."""
+    drawn = [random_graph(seed=seed * NUM_RANDOM_GRAPHS + number) for number in range(NUM_RANDOM_GRAPHS)]
+    others = [*builtin_graphs(), *drawn]
+    return [own] * (len(others) // 3) + others
 
 
 def build(problem: Problem, config: ChannelConfig) -> Method:
