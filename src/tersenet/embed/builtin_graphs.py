@@ -12,16 +12,16 @@ from tersenet.graph import trace
 
 
 @functools.cache
-def builtin_graphs() -> tuple[OperatorGraph, ...]:
-    """All built-in networks at their usual inputs; every group of channels that may be cut is decided.
+def builtin_graph(name: str) -> OperatorGraph:
+    """A built-in network at its usual inputs; every group of channels that may be cut is decided.
 
-    Traced on torch's meta device, which computes shapes and no values: seconds for all, once in a process.
+    Traced on torch's meta device, which computes shapes and no values.
+
+    Raises:
+        UnknownNameError: no built-in network has this name.
     """
-    graphs = []
-    for name in models.names():
-        with torch.device("meta"):
-            model = models.build(name)
-            inputs = torch.empty(2, *models.input_shape(name))
-        graph = trace(model, inputs)
-        graphs.append(operator_graph(graph, [group.producers for group in graph.channel_groups if group.prunable]))
-    return tuple(graphs)
+    with torch.device("meta"):
+        model = models.build(name)
+        inputs = torch.empty(2, *models.input_shape(name))
+    graph = trace(model, inputs)
+    return operator_graph(graph, [group.producers for group in graph.channel_groups if group.prunable])

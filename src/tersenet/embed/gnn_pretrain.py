@@ -11,7 +11,7 @@ Source: Kipf and Welling 2016 (graph auto-encoders), arXiv:1611.07308; hidden fe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -73,11 +73,17 @@ class AutoEncoder(nn.Module):
 
 
 def pretrain(
-    encoder: GraphEncoder, decoder: StateDecoder | None, graphs: Sequence[OperatorGraph], *, steps: int, seed: int
+    encoder: GraphEncoder,
+    decoder: StateDecoder | None,
+    graphs: Sequence[Callable[[], OperatorGraph]],
+    *,
+    steps: int,
+    seed: int,
 ) -> list[float]:
     """Train encoder and decoder in place on one random network of ``graphs`` per step.
 
     Args:
+        graphs: what makes each network's arrays; only those that are drawn are made.
         steps: updates.
         seed: for the heads, and for what is drawn and hidden.
 
@@ -86,12 +92,15 @@ def pretrain(
     """
     model = AutoEncoder(encoder, decoder, seed=seed)
     rng = np.random.default_rng(seed)
-    known = [(GraphTensors(graph), torch.from_numpy(graph.edges)) for graph in graphs]
+    known: dict[int, tuple[GraphTensors, Tensor]] = {}
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     course = []
     for _ in range(steps):
-        graph, edges = known[int(rng.integers(len(known)))]
-        loss = torch.stack(list(model.losses(graph, edges, rng).values())).sum()
+        number = int(rng.integers(len(graphs)))
+        if number not in known:
+            made = graphs[number]()
+            known[number] = GraphTensors(made), torch.from_numpy(made.edges)
+        loss = torch.stack(list(model.losses(*known[number], rng).values())).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -15,15 +15,18 @@ random; here they come from the network that is pruned. Its budget is one propor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from tersenet import models
 from tersenet.agents import DDPG, DDPGConfig
 from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray
-from tersenet.embed import OperatorGraph, builtin_graphs, operator_graph, random_graph
+from tersenet.embed import OperatorGraph, builtin_graph, operator_graph, random_graph
 from tersenet.envs import ChannelSpace, LayerwiseEnv
 from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
@@ -78,11 +81,14 @@ def numbered(num_decisions: int) -> FloatArray:
     return np.linspace(0.0, 1.0, num_decisions)[:, None]
 
 
-def pretraining_graphs(own: OperatorGraph, *, seed: int) -> list[OperatorGraph]:
+def pretraining_graphs(own: OperatorGraph, *, seed: int) -> list[Callable[[], OperatorGraph]]:
     """What encoders are pre-trained on: the network itself, a quarter of the time, all built-in and random ones."""
-    drawn = [random_graph(seed=seed * NUM_RANDOM_GRAPHS + number) for number in range(NUM_RANDOM_GRAPHS)]
-    others = [*builtin_graphs(), *drawn]
-    return [own] * (len(others) // 3) + others
+    first = seed * NUM_RANDOM_GRAPHS
+    others: list[Callable[[], OperatorGraph]] = [
+        *(partial(builtin_graph, name) for name in models.names()),
+        *(partial(random_graph, seed=number) for number in range(first, first + NUM_RANDOM_GRAPHS)),
+    ]
+    return [lambda: own] * (len(others) // 3) + others
 
 
 def build(problem: Problem, config: ChannelConfig) -> Method:
