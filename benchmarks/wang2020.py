@@ -8,7 +8,8 @@ of two; then tuned again. `paper_ratio` is the paper's accounting (index bits of
 Rows of bytes (`bytes/METHOD/FACTOR`): nothing cut, any k, the whole file at most 1/FACTOR of the network's. `learned`
 is `layerwise_clusters`, `constant` the same k everywhere (slack filled), `rate_distortion` the Lagrangian allocation;
 all three come from one search. `wang2020` is the paper's agent under the same bound. Each is tuned for the same epochs
-with the same seed, every weight free to change its cluster; `fixed` is the policy of `learned` tuned as in the paper's
+with the same seed, every weight free to change its cluster, and tuned again with fewer clusters if its file has grown
+above the bound; `fixed` is the policy of `learned` tuned as in the paper's
 table, where weights keep the cluster they began in.
 
 `top1_untuned` is measured on search images that no trial saw, top-1 and top-5 on the whole test split, once. Prints
@@ -92,19 +93,25 @@ class Bench:
             bound = self._graph.original_bytes // int(factor)
             if method == "wang2020":
                 found = self._search(method, f"wang2020-{factor}", bound, {"pruning_ratio": 0.0, **FREE})
-            else:
-                found = self._search(METHODS["learned"], f"bytes-{factor}", bound, FREE, controls=CONTROLS)
+                return found, _untuned(found, method)
+            deliver = None if method == "fixed" else METHODS[method]
+            found = self._search(METHODS["learned"], f"bytes-{factor}", bound, FREE, CONTROLS, deliver)
             untuned = _untuned(found, METHODS[method])
-            if method in ("learned", "wang2020"):
-                return found, untuned
-            options = {} if method == "fixed" else FREE
-            return self._apply(_policy(found, METHODS[method]), f"bytes-{factor}", options), untuned
+            if method == "fixed":
+                return self._apply(_policy(found, METHODS[method]), f"bytes-{factor}", {}), untuned
+            return found, untuned
         return self._apply(self._rule(row), "paper", {}), None
 
     def _search(
-        self, recipe: str, folder: str, max_size_bytes: int, options: dict[str, object], controls: tuple[str, ...] = ()
+        self,
+        recipe: str,
+        folder: str,
+        max_size_bytes: int,
+        options: dict[str, object],
+        controls: tuple[str, ...] = (),
+        deliver: str | None = None,
     ) -> RunSummary:
-        done = self._work / f"{folder}-{recipe}.json"
+        done = self._work / f"{folder}-{deliver or recipe}.json"
         if done.exists():
             return RunSummary.model_validate_json(done.read_bytes())
         found = compress(
@@ -113,9 +120,9 @@ class Bench:
             target=Target(max_size_bytes=max_size_bytes),
             recipe=recipe,
             seed=self.seed,
-            options=self._options(folder, recipe_options=options, controls=controls),
+            options=self._options(folder, recipe_options=options, controls=controls, deliver=deliver),
         ).run
-        write_whole(done, found.model_dump_json().encode())  # policies are applied in the same folder
+        write_whole(done, found.model_dump_json().encode())  # rows share the folder
         return found
 
     def _apply(self, policy: Policy, folder: str, options: dict[str, object]) -> RunSummary:
@@ -164,9 +171,11 @@ def row_of(run: RunSummary, *, row: str, seed: int, untuned: float | None) -> di
     """One row of the result file."""
     convolutions = [layer for layer in run.layers if layer.op != "linear"]
     counts = [form.n_clusters for form in run.policy.storage.values() if isinstance(form, Clusters)]
+    method = METHODS[row.split("/")[1]] if row.startswith("bytes/") else run.recipe
     cut_ratio = sum(one.params_before for one in convolutions) / sum(one.params_after for one in convolutions)
     return {
         **run_fields(run, seed=seed, epochs=EPOCHS),
+        "method": method,
         "row": row,
         "top1_untuned": untuned,
         "paper_ratio": cut_ratio if run.paper_ratio is None else run.paper_ratio,
@@ -175,7 +184,7 @@ def row_of(run: RunSummary, *, row: str, seed: int, untuned: float | None) -> di
         "top1": run.compressed.top1,
         "top5": run.compressed.top5,
         "clusters": f"{min(counts)} to {max(counts)}" if counts else None,
-        "num_trials": len([point for point in run.trials if point.method == run.recipe]),
+        "num_trials": len([point for point in run.trials if point.method == method]),
         "search_seconds": run.seconds.get("search"),
         "finetune_seconds": run.seconds["finetune"],
     }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tersenet.api import CompressOptions
+from tersenet.api import CompressOptions, check_deliver
 from tersenet.api.prepare import Prepared, prepare
 from tersenet.api.searching import Found, search
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.target import Target
-from tersenet.errors import MissingExtraError
+from tersenet.errors import MissingExtraError, UnknownNameError
 from tersenet.models import build
 from tersenet.search import Study
 
@@ -29,6 +30,13 @@ class LessIsWorse:
 
     def confirm(self, policy: Policy) -> Evaluation:
         return self.evaluate(policy)
+
+
+class Unasked(LessIsWorse):
+    """Fails where anything is measured."""
+
+    def evaluate(self, policy: Policy, *, hopeless_below: float | None = None) -> Evaluation:
+        raise AssertionError(policy)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,26 @@ def test_all_methods_have_the_same_number_of_evaluations_and_keep_the_same_budge
         assert point.phase == "probe" or point.costs["macs"] <= 0.5
     assert counts == {"greedy": 18, "cem": 18, "tpe": 18, "uniform": 1}
     assert {entry.method for entry in found.confirmed} == set(counts)
+
+
+def test_the_policy_of_a_control_is_delivered_on_request_from_the_trials_that_are_there(
+    prepared: Prepared, options: CompressOptions, found: Found, tmp_path: Path
+) -> None:
+    best = {entry.method: entry for entry in found.confirmed}
+    with Study(tmp_path / "s.sqlite", identity={}) as study:
+        search(prepared, study, LessIsWorse(), seed=0, options=options)
+        for name in ("cem", "uniform", "greedy"):
+            again = search(prepared, study, Unasked(), seed=0, options=replace(options, deliver=name))
+            chosen = max(entry.confirmed_quality for entry in again.confirmed if entry.method == name)
+            assert again.untuned.metrics.quality == chosen
+            assert name == "greedy" or again.winner == best[name].policy
+            assert [point.quality for point in again.trials] == [point.quality for point in found.trials]
+
+
+@pytest.mark.parametrize(("recipe", "deliver"), [("greedy", "random"), ("greedy", "gredy"), ("khatri2020", "uniform")])
+def test_nobody_else_can_be_asked_for_a_policy(recipe: str, deliver: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"deliver.*'{deliver}'.*Known: {recipe}"):
+        check_deliver(deliver, recipe, ("cem", "uniform"))
 
 
 def test_a_missing_library_is_noticed_before_anything_is_measured(

@@ -1,6 +1,6 @@
 """What a user calls from Python; the command line calls the same functions."""
 
-from tersenet.api.compressing import apply, compress
+from tersenet.api.compressing import apply, check_deliver, compress
 from tersenet.api.evaluating import EvaluateResult, evaluate, measure
 from tersenet.api.folders import check_folder
 from tersenet.api.inspecting import inspect
@@ -20,6 +20,7 @@ __all__ = [
     "TrainOptions",
     "TrainResult",
     "apply",
+    "check_deliver",
     "check_export",
     "check_folder",
     "compress",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from tersenet import recipes
 from tersenet.agents import write_agent
 from tersenet.api.building import CHECKPOINTS, Tuned, TuningJob
 from tersenet.api.delivery import deliver, run_provenance
@@ -26,6 +27,7 @@ from tersenet.api.summing_up import missed_bounds, summarize
 from tersenet.api.tuning import tune_until_kept
 from tersenet.core.files import remove_leftovers
 from tersenet.core.policy import Policy
+from tersenet.core.registry import unknown_name
 from tersenet.core.target import Target
 from tersenet.core.version import __version__
 from tersenet.data import Data
@@ -63,6 +65,7 @@ def compress(
     """
     options = options or CompressOptions()
     check_export(options.export)
+    check_deliver(options.deliver, recipe, options.controls)
     _check_reference(target, options)
     with _run_folder(options) as folder:
         prepared = prepare(model, data.example_inputs(), target=target, recipe=recipe, options=options)
@@ -135,6 +138,17 @@ def _run_folder(options: CompressOptions) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def check_deliver(deliver: str | None, recipe: str, controls: tuple[str, ...]) -> None:
+    """Whether somebody can be asked for the policy that is to be delivered.
+
+    Raises:
+        UnknownNameError: it is neither the recipe nor a control of this run.
+    """
+    known = [recipe] if recipes.get(recipe).is_live else [recipe, *controls]
+    if deliver is not None and deliver not in known:
+        raise unknown_name("method of this run (deliver; the recipe, or one of controls)", deliver, known)
 
 
 def _check_reference(target: Target, options: CompressOptions) -> None:

@@ -38,6 +38,11 @@ class CompressOptions:
     controls: tuple[str, ...] = ("uniform",)
     """Recipes that run beside the agent, over the same policies, with the same budget and evaluator."""
 
+    deliver: str | None = None
+    """Whose best policy is tuned and delivered: the recipe, or one of ``controls``, for where the report says that it
+    was confirmed to be better. Not part of what a run is: the same call with another name goes on from its trials.
+    None: the recipe's."""
+
     agent: str | Path | None = None
     """File of an agent that was trained on another network (``agent.safetensors`` of its run), to begin with: its first
     trial is what it decides without having seen this network, and there is no warm-up. None: a new agent."""

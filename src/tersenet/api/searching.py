@@ -55,7 +55,7 @@ class Found:
 
 
 def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
-    """Run the controls and the recipe, confirm the best, choose the winner.
+    """Run the controls and the recipe, confirm the best, choose the winner among those of ``options.deliver``.
 
     An evaluator that is a context manager is entered for as long as this takes.
 
@@ -91,7 +91,8 @@ def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int
         racing=prepared.config.racing,
     )
     confirmed, confirm_seconds = _confirm(prepared, study, evaluator, own=own, controls=trials)
-    winner = max((entry for entry in confirmed if entry[1].method == method.name), key=_confirmed_quality)
+    chosen = options.deliver or method.name
+    winner = max((entry for entry in confirmed if entry[1].method == chosen), key=_confirmed_quality)
     told = [*trials, *own]
     return Found(
         winner=winner[0].policy,

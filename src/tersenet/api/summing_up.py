@@ -136,10 +136,13 @@ def _switched_caveat(job: TuningJob, found: Found) -> str:
 
 
 def _control_caveats(job: TuningJob, found: Found) -> list[str]:
-    recipe = job.prepared.recipe.name
+    recipe, deliver = job.prepared.recipe.name, job.options.deliver
+    if deliver is not None and deliver != recipe:
+        return [f"As asked, the policy of the control {deliver} was tuned and delivered, not that of {recipe}."]
     own = max(entry.confirmed_quality for entry in found.confirmed if entry.method == recipe)
     better = [entry for entry in found.confirmed if entry.method != recipe and entry.confirmed_quality > own]
     return [
         f"The control {entry.method} was confirmed at {entry.confirmed_quality:.2f}, above the {own:.2f} of {recipe}."
+        + (f" deliver={entry.method} tunes it instead." if entry.method in job.options.controls else "")
         for entry in better
     ]

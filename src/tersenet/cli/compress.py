@@ -43,6 +43,7 @@ def compress(
     trials: given.Trials = None,
     finetune_epochs: given.FinetuneEpochs = None,
     controls: given.Controls = "uniform",
+    deliver: given.Deliver = None,
     workers: given.Workers = 1,
     agent: given.AgentFile = None,
     setting: given.Settings = None,
@@ -69,6 +70,7 @@ def compress(
     target = make_target(**bounds)
     settings = given.parse_settings(setting)
     rivals = _check_method(recipe, settings, controls)
+    api.check_deliver(deliver, recipe, rivals)
     formats = given.parse_export(export)
     allowed = inputs.read_rules(rules) if rules is not None else None
     check_workers(workers, device)
@@ -91,6 +93,7 @@ def compress(
             recipe_options=settings,
             rules=allowed,
             controls=rivals,
+            deliver=deliver,
             task=opened.task,
             device=device,
             workers=workers,

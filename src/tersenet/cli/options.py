@@ -102,6 +102,15 @@ Controls = Annotated[
         help="Recipes to compare with at the same budget; or all (controls), none.",
     ),
 ]
+Deliver = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="Whose best policy is tuned and delivered: the recipe (default) or one of the controls. The same command "
+        "with another name goes on from its trials.",
+    ),
+]
 Export = Annotated[
     str,
     typer.Option(
