@@ -60,6 +60,10 @@ NUM_SENSITIVITY_SAMPLES = 128
 MAX_TUNINGS = 4
 """Networks that are tuned at most until the file is within its bound."""
 
+GROWTH = 0.0125
+"""What a file grows by where weights may change their cluster while codebooks are tuned: they spread more evenly over
+the entries. ResNet-20 at a twenty-fourth: 1.1 and 1.2 %; such a file would otherwise be tuned twice."""
+
 
 def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     """Cut what the configuration says or a first search finds, search how to store what is left, tune it so."""
@@ -135,7 +139,7 @@ def prepare_storage(job: TuningJob, cut: CutNetwork) -> Prepared:
     space = _space(job.prepared, layers)
     coder = Coder(max_k=max(2, config.most))
     table = _byte_table(job, cut, graph, layers, space, coder)
-    limit = replace(job.prepared.cost("size_bytes"), table=table, maximum=SIZE_AIM * job.size_bound)
+    limit = replace(job.prepared.cost("size_bytes"), table=table, maximum=SIZE_AIM * job.size_bound / _growth(job))
     refuse_unreachable(space, Budget(limits=(limit,)))
     return replace(
         job.prepared,
@@ -234,6 +238,11 @@ def _joined(cut: CutNetwork, storage: Policy) -> Policy:
     return cut.policy.model_copy(update={"storage": storage.storage})
 
 
+def _growth(job: TuningJob) -> float:
+    """Bytes after tuning over those before, as far as one can tell."""
+    return 1.0 + GROWTH if job.prepared.config.assignments == "straight_through" else 1.0
+
+
 def _tune_within(job: TuningJob, stage: Prepared, cut: CutNetwork, winner: Policy) -> Tuned:
     """Tune the winner in its form; where the file is above its bound, before or after, take counts away and repeat."""
     coder = Coder()
@@ -241,6 +250,7 @@ def _tune_within(job: TuningJob, stage: Prepared, cut: CutNetwork, winner: Polic
     while True:
         policy = _joined(cut, winner)
         size = _packed_size(job, cut, policy, coder.code(cut.model, stage.graph, winner.storage))
+        size = math.ceil(size * _growth(job))
         if size <= job.size_bound:
             tuned = code_and_tune(job, cut, policy, coder=coder)
             num_tuned += 1
