@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,10 @@ def test_classifiers_are_cut_exactly_and_not_vacuously(name: str, zoo: ModuleTyp
 
 
 @pytest.mark.slow
-def test_without_a_network_the_download_says_what_went_wrong(tmp_path: Path) -> None:
+def test_without_a_network_the_download_says_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # a machine's own constraints would be what pip complains of
+    for name in ("PIP_CONSTRAINT", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
     assert "No matching distribution found for torchvision" in download_torchvision(tmp_path, "--no-index")
 
 
