@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,31 @@ def test_the_first_stage_is_kept(run: Result, digits: Data, digits_cnn: nn.Modul
     assert stage.policy.channels == run.policy.channels
     assert stage.policy.kernels == run.policy.kernels
     assert read_info(run.folder / "model.tersenet").policy.kernels == run.policy.kernels
+
+
+@pytest.mark.slow
+def test_the_policy_of_a_control_is_that_of_the_second_stage_on_the_same_cut(
+    run: Result, digits: Data, digits_cnn: nn.Module, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    asked = replace(options(folder), deliver="uniform")
+    other = compress(digits_cnn, data=digits, target=SMALL, recipe="zhan2019", seed=0, options=asked)
+    first, again = run.run.first_stage, other.run.first_stage
+    assert first is not None
+    assert again is not None
+    assert again.model_copy(update={"seconds": first.seconds}) == first
+    assert other.run.trials == run.run.trials
+    assert (other.policy.channels, other.policy.kernels) == (run.policy.channels, run.policy.kernels)
+    (control,) = [entry for entry in run.run.confirmed if entry.method == "uniform"]
+    assert other.run.untuned is not None
+    assert other.run.untuned.top1 == control.confirmed_quality
+    bits = {name: form.weight_bits for name, form in control.policy.storage.items() if isinstance(form, Linear)}
+    delivered = {name: form for name, form in other.policy.storage.items() if isinstance(form, Linear)}
+    assert delivered.keys() == bits.keys()
+    assert all(form.weight_bits <= bits[name] for name, form in delivered.items())  # fewer where the file needs it
+    assert "As asked, the policy of the control uniform was tuned and delivered, not that of zhan2019." in (
+        other.run.caveats
+    )
 
 
 @pytest.mark.slow

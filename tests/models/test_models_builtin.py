@@ -58,6 +58,7 @@ def test_the_network_gives_one_logit_per_class(name: str, num_classes: int | Non
     model = on_meta(name, num_classes).eval()
     logits = model(torch.zeros(INPUTS.get(name, (2, 3, 32, 32)), device="meta"))
     assert logits.shape == (2, num_classes or usual)
+    assert models.input_shape(name) == INPUTS.get(name, (2, 3, 32, 32))[1:]
 
 
 def test_keys_of_the_imagenet_networks_are_those_of_torchvision() -> None:

@@ -41,7 +41,7 @@ class CompressOptions:
     deliver: str | None = None
     """Whose best policy is tuned and delivered: the recipe, or one of ``controls``, for where the report says that it
     was confirmed to be better. Not part of what a run is: the same call with another name goes on from its trials.
-    None: the recipe's."""
+    Where a recipe has two searches, the last one's. None: the recipe's."""
 
     agent: str | Path | None = None
     """File of an agent that was trained on another network (``agent.safetensors`` of its run), to begin with: its first
