@@ -287,6 +287,26 @@ def test_a_policy_of_another_network_is_refused(digits_cnn: nn.Module, digits: D
         apply(digits_cnn, policy, data=digits, seed=0, options=quick())
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"trials": 5}, UnknownNameError, "No option of apply is called 'trials'"),
+        ({"asignments": "fixed"}, UnknownNameError, "Did you mean 'assignments'"),
+        ({"distill_weight": 2.0}, SearchError, r"distill_weight=2.0 of apply: .* Options: assignments, criterion"),
+    ],
+)
+def test_a_setting_that_building_a_policy_does_not_have_is_refused_as_its_own(
+    settings: dict[str, object], error: type[Exception], message: str, digits_cnn: nn.Module, digits: Data
+) -> None:
+    with pytest.raises(error, match=message):
+        apply(digits_cnn, Policy(), data=digits, seed=0, options=quick(recipe_options=settings))
+
+
+def test_a_number_of_epochs_out_of_range_is_not_said_to_be_a_recipes(digits_cnn: nn.Module, digits: Data) -> None:
+    with pytest.raises(SearchError, match="finetune_epochs=-1 of apply"):
+        apply(digits_cnn, Policy(), data=digits, seed=0, options=quick(finetune_epochs=-1))
+
+
 @pytest.mark.slow
 def test_fine_tuning_that_does_harm_is_not_delivered(digits_cnn: nn.Module, digits: Data) -> None:
     bias = dict(digits_cnn.named_parameters())["linear.bias"].detach().clone()

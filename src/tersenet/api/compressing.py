@@ -107,9 +107,13 @@ def apply(model: nn.Module, policy: Policy, *, data: Data, seed: int, options: C
 
     Raises:
         PolicyError: the policy does not fit the network.
+        SearchError: a setting is out of its range.
+        UnknownNameError: no setting has the name, or it belongs to a search.
     """
     options = options or CompressOptions()
     check_export(options.export)
+    epochs = {} if options.finetune_epochs is None else {"finetune_epochs": options.finetune_epochs}
+    recipes.validated(recipes.TuningConfig, {**options.recipe_options, **epochs}, owner="apply")
     with _run_folder(options) as folder:
         prepared = prepare(model, data.example_inputs(), target=None, recipe="he2018", options=options)
         try_export(prepared, data, options.export, seed=seed)

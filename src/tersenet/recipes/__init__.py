@@ -25,6 +25,7 @@ from tersenet.recipes.recipe import (
     Problem,
     Recipe,
     StorageConfig,
+    TuningConfig,
     as_control,
     controls,
     make_decisions,
@@ -32,6 +33,7 @@ from tersenet.recipes.recipe import (
     make_space,
     register,
     registry,
+    validated,
 )
 
 get = registry.get
@@ -44,6 +46,7 @@ __all__ = [
     "Problem",
     "Recipe",
     "StorageConfig",
+    "TuningConfig",
     "as_control",
     "cem",
     "cmaes",
@@ -65,6 +68,7 @@ __all__ = [
     "register",
     "tpe",
     "uniform",
+    "validated",
     "wang2020",
     "yu2021",
     "zhan2019",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -44,6 +44,8 @@ from tersenet.graph import ModelGraph
 from tersenet.search import Method
 from tersenet.train import Assignments
 
+Config = TypeVar("Config", bound="TuningConfig")
+
 
 def _number_or_auto(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
@@ -51,31 +53,14 @@ def _number_or_auto(value: object) -> object:
     raise ValueError("a whole number of at least 1, or 'auto', is needed")
 
 
-class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
-    """What every search over channels needs, agents and controls alike."""
-
-    trials: Count = 200
-    """Policies that are evaluated."""
+class TuningConfig(BaseModel, frozen=True, extra="forbid"):
+    """What it takes to build, tune and store a policy, wherever it comes from."""
 
     criterion: str = "l1"
     """Which channels of a group go first."""
 
-    lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
-    """Share of a group's channels that always stays."""
-
-    round_to: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
-    """Channels of wide groups are removed in blocks of this many; ``auto``: of as many as a probe of onnxruntime finds,
-    see ``measurement/staircase.py``; a search is always given a number."""
-
-    round_from: Count = 64
-    """Groups with fewer channels than this are not rounded."""
-
     prune_residual: bool = False
     """Whether channels that a residual addition ties across layers may be cut as well."""
-
-    racing: bool = False
-    """Whether trials that can hardly come among the ten best stop early; their reward is the accuracy so far. Needs
-    search images in mixed order."""
 
     repair: RepairName = "recalibrate"
     """What is done to a cut network before it is measured, and before it is fine-tuned: ``none``, ``recalibrate``
@@ -102,6 +87,27 @@ class ChannelConfig(BaseModel, frozen=True, extra="forbid"):
     assignments: Assignments = "fixed"
     """Which cluster a shared weight has in fine-tuning: ``fixed``, the one it began with; ``straight_through``, the one
     whose value is nearest at the moment to a weight in full precision that is trained beside."""
+
+
+class ChannelConfig(TuningConfig, frozen=True, extra="forbid"):
+    """What every search over channels needs, agents and controls alike."""
+
+    trials: Count = 200
+    """Policies that are evaluated."""
+
+    lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of a group's channels that always stays."""
+
+    round_to: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
+    """Channels of wide groups are removed in blocks of this many; ``auto``: of as many as a probe of onnxruntime finds,
+    see ``measurement/staircase.py``; a search is always given a number."""
+
+    round_from: Count = 64
+    """Groups with fewer channels than this are not rounded."""
+
+    racing: bool = False
+    """Whether trials that can hardly come among the ten best stop early; their reward is the accuracy so far. Needs
+    search images in mixed order."""
 
 
 TUNING = (
@@ -255,18 +261,30 @@ class Recipe:
             SearchError: an option is out of its range.
             UnknownNameError: there is no such option; the message gives the nearest one.
         """
-        try:
-            return self.config_type.model_validate(options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            known = sorted(self.config_type.model_fields)
-            if first["type"] == "extra_forbidden":
-                raise unknown_name(f"option of recipe {self.name!r}", field, known) from None
-            raise SearchError(
-                f"Option {field}={first['input']!r} of recipe {self.name!r}: {first['msg']}. "
-                f"Options: {', '.join(known)}."
-            ) from None
+        return validated(self.config_type, options, owner=f"recipe {self.name!r}")
+
+
+def validated(config_type: type[Config], options: Mapping[str, object], *, owner: str) -> Config:
+    """Check ``options`` against a configuration.
+
+    Args:
+        owner: whose options they are, for messages.
+
+    Raises:
+        SearchError: an option is out of its range.
+        UnknownNameError: there is no such option; the message gives the nearest one.
+    """
+    try:
+        return config_type.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = sorted(config_type.model_fields)
+        if first["type"] == "extra_forbidden":
+            raise unknown_name(f"option of {owner}", field, known) from None
+        raise SearchError(
+            f"Option {field}={first['input']!r} of {owner}: {first['msg']}. Options: {', '.join(known)}."
+        ) from None
 
 
 registry: Registry[Recipe] = Registry("recipe")
