@@ -46,17 +46,23 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return given
 
 
+def processor() -> str:
+    """What rows are measured on."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
 class ResultFile:
-    """``benchmarks/results/<name>.json``."""
+    """``benchmarks/results/<name>.json``; a row that another processor measured than the file's first one names it."""
 
     def __init__(self, name: str, *, command: str) -> None:
         self._path = RESULTS / f"{name}.json"
         self._command = command
         self._seconds = 0.0
+        self._processor = processor()
         self.rows: list[dict[str, object]] = []
         if self._path.exists():
             stored = json.loads(self._path.read_text())
-            self.rows, self._seconds = stored["rows"], stored["seconds"]
+            self.rows, self._seconds, self._processor = stored["rows"], stored["seconds"], stored["processor"]
 
     def has(self, **fields: object) -> bool:
         """Whether a row with these values is there."""
@@ -64,7 +70,8 @@ class ResultFile:
 
     def add(self, row: dict[str, object], *, seconds: float) -> None:
         """Add a row and write the file."""
-        self.rows.append(row)
+        here = processor()
+        self.rows.append(row if here == self._processor else {**row, "processor": here})
         self._seconds += seconds
         content = {
             "command": self._command,
@@ -74,8 +81,7 @@ class ResultFile:
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, "
-            f"{torch.get_num_threads()} threads",
+            "processor": self._processor,
             "seconds": round(self._seconds, 1),
             "rows": self.rows,
         }
