@@ -14,7 +14,8 @@ from tersenet.testing.toy_joins import Residual
 
 pytest.importorskip("torch_geometric", exc_type=ImportError)
 
-from tersenet.embed.gnn import GraphEncoder, GraphTensors, LearnedStates, MessageRound, spread
+from tersenet.embed.gnn import GraphEncoder, GraphTensors, LearnedStates, MessageRound, StagedStates, spread
+from tersenet.embed.operator_graph import KINDS, NUMBERS
 
 
 def states_of(module: LearnedStates) -> torch.Tensor:
@@ -97,7 +98,7 @@ def test_states_are_spread_over_the_decisions_and_lie_in_the_unit_interval() -> 
     expected = (variance / (variance + 0.001**2)).sqrt()  # kept off 0 by 0.001
     torch.testing.assert_close(back.std(dim=1, correction=0), expected, atol=1e-9, rtol=0)
     untrained = states_of(LearnedStates(chain(6), hidden=8, seed=0))
-    assert untrained.std(dim=0).mean() > 0.15
+    assert untrained[:, :8].std(dim=0).mean() > 0.15
 
 
 def test_an_observation_names_its_decision_and_passes_on_the_rest() -> None:
@@ -106,8 +107,27 @@ def test_an_observation_names_its_decision_and_passes_on_the_rest() -> None:
     with torch.no_grad():
         seen = module(observations)
     states = states_of(module)
-    torch.testing.assert_close(seen[:, :8], states[[2, 0, 3]])
-    assert torch.equal(seen[:, 8:], observations[:, 1:])
+    torch.testing.assert_close(seen[:, :-2], states[[2, 0, 3]])
+    assert torch.equal(seen[:, -2:], observations[:, 1:])
+
+
+def test_beside_what_is_learned_stands_what_the_decided_layers_are() -> None:
+    graph = chain(4)
+    graph.numbers[:, NUMBERS.index("stride")] = 0.3
+    of_layers = [np.flatnonzero(graph.motifs == motif) for motif in graph.decisions[1]]  # one motif per decision
+    numbers = np.stack([graph.numbers[rows].mean(axis=0) for rows in of_layers])
+    span = np.ptp(numbers, axis=0)
+    span[NUMBERS.index("stride")] = np.inf  # the same everywhere: 0
+    expected = (numbers - numbers.min(axis=0)) / span
+    described = GraphTensors(graph).described[:, len(KINDS) :]
+    torch.testing.assert_close(described, torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
+
+    learned = states_of(LearnedStates(graph, hidden=8, seed=0))
+    torch.testing.assert_close(learned[:, 8 + len(KINDS) :], described)
+    staged = StagedStates(graph, hidden=8, seed=0)
+    with torch.no_grad():
+        seen = staged(torch.rand(3, 4 + 1))  # what is left of each decision, and one number more
+    torch.testing.assert_close(seen[:, :, 8 + len(KINDS) : 8 + len(KINDS) + len(NUMBERS)], described.expand(3, -1, -1))
 
 
 def test_samples_that_keep_different_shares_do_not_touch_each_other() -> None:

@@ -65,7 +65,7 @@ def layer_features(graph: ModelGraph, layers: Sequence[str]) -> FloatArray:
     """
     positions = {layer.name: position for position, layer in enumerate(graph.layers)}
     raw = np.array([_raw_layer_features(graph.layers[positions[name]], positions[name]) for name in layers])
-    return _stretched(raw.astype(np.float64).reshape(len(layers), len(LAYER_FEATURE_NAMES)))
+    return stretched(raw.astype(np.float64).reshape(len(layers), len(LAYER_FEATURE_NAMES)))
 
 
 def _raw_layer_features(layer: Layer, position: int) -> list[float]:
@@ -94,7 +94,7 @@ def group_features(graph: ModelGraph, group_ids: Sequence[str]) -> FloatArray:
         One row per group, shape (len(group_ids), len(FEATURE_NAMES)).
     """
     raw = np.array([_raw_features(graph, graph.group(group_id)) for group_id in group_ids], dtype=np.float64)
-    return _stretched(raw.reshape(len(group_ids), len(FEATURE_NAMES)))
+    return stretched(raw.reshape(len(group_ids), len(FEATURE_NAMES)))
 
 
 def _raw_features(graph: ModelGraph, group: ChannelGroup) -> list[float]:
@@ -159,7 +159,8 @@ def _is_depthwise_of(layer: Layer, group: ChannelGroup) -> bool:
     return is_depthwise and any(m.tensor == layer.weight and m.role == "follower" for m in group.members)
 
 
-def _stretched(raw: FloatArray) -> FloatArray:
+def stretched(raw: FloatArray) -> FloatArray:
+    """Each column from its least to its most value on [0, 1]; 0 where it is the same everywhere."""
     lowest, highest = raw.min(axis=0, initial=np.inf), raw.max(axis=0, initial=-np.inf)
     span = highest - lowest
     varies = span > 0

@@ -5,15 +5,17 @@ mean of a motif's operators is its node in the upper level, where messages run b
 the mean of the motifs it is about; an LSTM reads these in the order of the walk, each beside the mean over the whole
 network, and gives one state per decision. States are stretched over the decisions of a network, as hand-made features
 are, and squashed into [0, 1]: an untrained encoder already tells layers apart, and its gradients are not drowned by
-what all layers share.
+what all layers share. Beside them stands what the encoder read of the decided layers, stretched as well: from the first
+update on, layers of the same kind then look alike to the agent, whatever messages have made of them.
 
 Everything is a function of the network: no random node features, no dropout, and the same states whatever the order in
 which operators are listed.
 
-Axes: B samples, N operators, M motifs, D decisions, H hidden units.
+Axes: B samples, N operators, M motifs, D decisions, H hidden units, F features of an operator.
 
 Source: Yu et al. 2021 (AGMC), arXiv:2011.12641, sections 3.1 and 3.2 (graph encoder, LSTM decoder); two levels from Yu
-et al. 2022 (GNN-RL), arXiv:2102.03214, section 4.2; layers of Hamilton et al. 2017 (GraphSAGE), arXiv:1706.02216.
+et al. 2022 (GNN-RL), arXiv:2102.03214, section 4.2; layers of Hamilton et al. 2017 (GraphSAGE), arXiv:1706.02216; what
+goes past all layers after Xu et al. 2018 (jumping knowledge), arXiv:1806.03536.
 Differs: gradients reach every part, see ``agents/ddpg.py``. The decoder does not read earlier actions: these stand
 beside its state as the environment's own numbers, so that one pass serves all remembered steps of an update.
 """
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tersenet.embed.features import stretched
 from tersenet.embed.operator_graph import KINDS, NUMBERS, OperatorGraph
 
 with warnings.catch_warnings():
@@ -125,6 +128,8 @@ class GraphTensors(nn.Module):
     motif_of: Tensor
     decision_of: Tensor
     decided_motif: Tensor
+    described: Tensor
+    """Features of the decided layers, each column stretched to [0, 1] over the decisions, shape (D, F)."""
 
     def __init__(self, graph: OperatorGraph) -> None:
         super().__init__()
@@ -141,6 +146,9 @@ class GraphTensors(nn.Module):
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
+        # rounded: what is the same everywhere must not be stretched from the last digits of its means
+        described = stretched(self.of_decisions(self.features).double().numpy().round(6))
+        self.register_buffer("described", torch.from_numpy(described).float(), persistent=False)
 
     def of_decisions(self, rows_NF: Tensor) -> Tensor:
         """Mean of the operators' rows over the motifs that each decision is about, shape (D, F)."""
@@ -171,12 +179,13 @@ class LearnedStates(nn.Module):
         self.graph = GraphTensors(graph)
 
     def states(self) -> Tensor:
-        """States of all decisions in [0, 1], shape (D, H)."""
+        """States of all decisions in [0, 1], shape (D, H + F)."""
         decided_1DH, network_1H = self.encoder(self.graph)
-        return spread(self.decoder(decided_1DH, network_1H)).squeeze(0)
+        learned_DH = spread(self.decoder(decided_1DH, network_1H)).squeeze(0)
+        return torch.cat([learned_DH, self.graph.described], dim=1)
 
     def forward(self, observations_BS: Tensor) -> Tensor:
-        """States with what was passed on, shape (B, H + S - 1), in [0, 1]."""
+        """States with what was passed on, shape (B, H + F + S - 1), in [0, 1]."""
         last = self.graph.num_decisions - 1
         numbers = (observations_BS[:, 0] * last).round().long()
         return torch.cat([self.states()[numbers], observations_BS[:, 1:]], dim=1)
@@ -197,12 +206,13 @@ class StagedStates(nn.Module):
         self.graph = GraphTensors(graph)
 
     def forward(self, observations_BS: Tensor) -> Tensor:
-        """Embeddings of decision and network, what is left, and what is passed on, shape (B, D, any), in [0, 1]."""
+        """Embeddings of decision and network, features, what is left, and what is passed on, shape (B, D, any)."""
         decisions = self.graph.num_decisions
         kept_BD, rest = observations_BS[:, :decisions], observations_BS[:, decisions:]
         decided_BDH, network_BH = self.encoder(self.graph, kept_BD)
         beside = torch.cat([torch.sigmoid(network_BH), rest], dim=1)[:, None].expand(-1, decisions, -1)
-        return torch.cat([spread(decided_BDH), kept_BD[..., None], beside], dim=2)
+        described = self.graph.described.expand(len(kept_BD), -1, -1)
+        return torch.cat([spread(decided_BDH), described, kept_BD[..., None], beside], dim=2)
 
 
 def spread(states_BDH: Tensor) -> Tensor:
