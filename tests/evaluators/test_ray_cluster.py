@@ -169,7 +169,7 @@ def test_two_runs_on_two_workers_tell_what_as_many_trials_in_flight_tell_in_one_
     network: Network, cluster: None, tmp_path: Path
 ) -> None:
     expected = network.searched(OneByOne(network.evaluator(), 2), tmp_path / "one.sqlite")
-    assert len({reward for _, _, reward, _ in expected}) > 3
+    assert len({reward for _, _, reward, _ in expected}) > 2
     for name in ("first", "second"):
         with RayEvaluator(network.evaluator(), workers=2) as evaluator:
             assert network.searched(evaluator, tmp_path / f"{name}.sqlite") == expected
