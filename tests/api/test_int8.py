@@ -93,8 +93,8 @@ def test_the_file_is_measured_again_and_goes_with_a_run_that_does_not_want_it(
 ) -> None:
     again = evaluate(run.folder, digits_cnn, data=digits)
     assert again.int8 is not None
-    # 2.4 points lower on a processor without VNNI, presumably since 16-bit sums of products saturate there
-    assert again.int8.top1 == pytest.approx(run.run.compressed.top1, abs=5.0)
+    within = 2.0 if torch.cpu._is_vnni_supported() else 5.0  # without it sums can saturate, as the caveat says
+    assert again.int8.top1 == pytest.approx(run.run.compressed.top1, abs=within)
     plain = apply(digits_cnn, POLICY, data=digits, seed=0, options=quick(run.folder, export=()))
     assert plain.run.int8 is None
     assert not (run.folder / "model.int8.onnx").exists()
