@@ -1,9 +1,16 @@
-"""Surgery is fast enough for a search, which cuts a network hundreds of times: plan and copy, after tracing."""
+"""Surgery is fast enough for a search, which cuts a network hundreds of times: plan and copy, after tracing.
+
+The yardstick is ``copy.deepcopy`` of the same network, measured turn by turn: both are Python and small tensors, so the
+ratio holds on slow and busy processors, where milliseconds do not: on one of them, idle or with both cores busy, a cut
+took 17 to 51 ms for ResNet-20 and 115 to 370 ms for ResNet-50, but always 1.2 to 2.8 copies.
+"""
 
 from __future__ import annotations
 
+import copy
 import gc
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,8 +22,8 @@ from tersenet.graph import trace
 from tersenet.models import build
 from tersenet.transforms import make_plan, materialize
 
-NOISE = 2.0
-"""How much slower than the limit the best repeat may be: the clock of a core that others share is not its own."""
+MAX_COPIES = 4.0
+"""Copies of the network that surgery may take as long as; the best repeat of each counts."""
 
 REPEATS = 15
 
@@ -55,25 +62,28 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
 
 
+def seconds(action: Callable[[], object]) -> float:
+    """Processor time of one call, garbage collected before."""
+    gc.collect()
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "size", "num_params", "milliseconds"),
-    [("resnet20", 32, 269_722, 10.0), ("resnet50", 64, 25_557_032, 100.0)],
-)
-def test_cutting_half_of_every_group_keeps_to_its_limit(
-    name: str, size: int, num_params: int, milliseconds: float
-) -> None:
+@pytest.mark.parametrize(("name", "size", "num_params"), [("resnet20", 32, 269_722), ("resnet50", 64, 25_557_032)])
+def test_cutting_half_of_every_group_takes_no_longer_than_a_few_copies(name: str, size: int, num_params: int) -> None:
     torch.manual_seed(0)
     model = (resnet50() if name == "resnet50" else build(name)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == num_params  # as published
     graph = trace(model, torch.randn(2, 3, size, size))
     half = ChannelDecision(pruning_ratio=0.5, criterion="l1")
     policy = Policy(channels={group.group_id: half for group in graph.channel_groups if group.prunable})
-    times = []
-    for _ in range(REPEATS):
-        gc.collect()
-        start = time.process_time()
-        smaller = materialize(model, make_plan(model, graph, policy, seed=0))
-        times.append(1000.0 * (time.process_time() - start))
-    assert sum(parameter.numel() for parameter in smaller.parameters()) < 0.6 * num_params
-    assert min(times) < NOISE * milliseconds
+
+    def cut() -> nn.Module:
+        return materialize(model, make_plan(model, graph, policy, seed=0))
+
+    assert sum(parameter.numel() for parameter in cut().parameters()) < 0.6 * num_params
+    rounds = [(seconds(cut), seconds(lambda: copy.deepcopy(model))) for _ in range(REPEATS)]
+    surgery, yardstick = (min(times) for times in zip(*rounds, strict=True))
+    assert surgery < MAX_COPIES * yardstick
