@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tersenet import Policy
@@ -20,6 +22,7 @@ from tersenet.core.policy import ChannelDecision
 from tersenet.core.summary import Int8File
 from tersenet.core.target import Target
 from tersenet.data import Data
+from tersenet.data.splits import Source
 from tersenet.errors import MissingExtraError, ModelError, UnknownNameError
 
 POLICY = Policy(channels={"block1.conv1": ChannelDecision(pruning_ratio=0.25)})
@@ -54,12 +57,8 @@ def test_the_int8_file_is_delivered_and_holds_integers(run: Result, tmp_path: Pa
 def test_agreement_and_top1_are_those_of_the_search_split(run: Result, digits: Data) -> None:
     found = run.run.int8
     assert found is not None
-    session = onnxruntime.InferenceSession(run.folder / "model.int8.onnx", providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
     same, right, right_in_torch, count = 0, 0, 0, 0
-    for images, labels in digits.search.source.batches(100):
-        assert isinstance(images, Tensor)
-        classes = np.asarray(session.run(None, {name: images.numpy()})[0]).argmax(1)
+    for classes, images, labels in _answers(run.folder, digits.search.source):
         with torch.no_grad():
             in_torch = run.model(images).argmax(1).numpy()
         same += int((classes == in_torch).sum())
@@ -95,10 +94,23 @@ def test_the_file_is_measured_again_and_goes_with_a_run_that_does_not_want_it(
     assert again.int8 is not None
     within = 2.0 if torch.cpu._is_vnni_supported() else 5.0  # without it sums can saturate, as the caveat says
     assert again.int8.top1 == pytest.approx(run.run.compressed.top1, abs=within)
+    right = np.concatenate(
+        [classes == labels.numpy() for classes, _, labels in _answers(run.folder, digits.test.source)]
+    )
+    assert again.int8.top1 == pytest.approx(100.0 * right.mean())
     plain = apply(digits_cnn, POLICY, data=digits, seed=0, options=quick(run.folder, export=()))
     assert plain.run.int8 is None
     assert not (run.folder / "model.int8.onnx").exists()
     assert "model.int8.onnx" not in plain.delivered
+
+
+def _answers(folder: Path, source: Source) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Batch by batch, the classes that onnxruntime gives by the int8 file, the images and their labels."""
+    session = onnxruntime.InferenceSession(folder / "model.int8.onnx", providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for images, labels in source.batches(100):
+        assert isinstance(images, Tensor)
+        yield np.asarray(session.run(None, {name: images.numpy()})[0]).argmax(1), images, labels
 
 
 def _file(*, wall: float, own: float) -> Int8File:
