@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tersenet import recipes
-from tersenet.agents import ConstantAgent
+from tersenet.agents import DDPG, ConstantAgent
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
@@ -148,11 +148,40 @@ def test_uniform_keeps_nearly_the_same_share_everywhere(graph: ModelGraph) -> No
     assert max(shares) - min(shares) < 0.08  # one channel of the smallest group is 1/24
 
 
+@pytest.mark.parametrize(("name", "trials", "warmup"), [("he2018", 800, 100), ("he2018", 300, 37), ("yu2021", 300, 25)])
+def test_noise_is_multiplied_by_95_percent_per_episode_as_in_the_code_of_amc(
+    graph: ModelGraph, name: str, trials: int, warmup: int
+) -> None:
+    if name == "yu2021":
+        pytest.importorskip("torch_geometric")
+    recipe = recipes.get(name)
+    config = recipe.configure({"trials": trials} | ({"state": "hand_made"} if name == "yu2021" else {}))
+    method = recipe.build(a_problem(graph, config), config)
+    agent = method.agent
+    assert isinstance(agent, DDPG)
+    method.env.decode(np.full((method.env.num_decisions, 1), 0.5))
+    steps = method.env.transitions()
+    widths = []
+    for _ in range(trials):
+        widths.append(agent.sigma)
+        agent.observe(steps, reward=0.0)
+    assert method.num_warmup == warmup
+    assert widths[: warmup + 1] == [0.5] * (warmup + 1)
+    published = [0.5 * 0.95**number for number in range(46)]
+    assert widths[warmup : warmup + 46] == pytest.approx(published, rel=0.01)
+    assert widths[warmup + 45 :] == pytest.approx([0.05] * (trials - warmup - 45))  # AMC's goes on towards 0
+
+
+def test_in_a_search_too_short_for_it_noise_has_fallen_at_four_fifths() -> None:
+    assert recipes.recipe.amc_noise(10, trials=40) == 0.8
+    assert recipes.recipe.amc_noise(10, trials=100) == 0.55
+
+
 def test_the_agent_of_he2018_is_amcs(graph: ModelGraph) -> None:
     recipe = recipes.get("he2018")
     config = recipe.configure({"trials": 100})
     method = recipe.build(a_problem(graph, config), config)
-    assert method.num_warmup == 25  # a quarter of the trials
+    assert method.num_warmup == 12  # an eighth of the trials, as 100 of 800 are
     assert recipe.build(a_problem(graph, config), recipe.configure({"trials": 20})).num_warmup == 10
     sizes = [array.shape for name, array in method.agent.state_dict().items() if "actor" in name and array.ndim == 2]
     assert (300, 300) in sizes

@@ -4,8 +4,8 @@ Source: He et al. 2018 (AMC), arXiv:1802.03494; constants as in the released cod
 rates 1e-4 and 1e-3, tau 0.01, discount 1, batch 64, truncated-normal noise from 0.5, the episode's reward minus a
 moving average on every step, the budget held by clipping each action so that the rest can still fit).
 Differs: decisions per coupled channel group instead of per layer; the replay holds executed actions; the budget's slack
-is filled; warm-up is max(10, trials / 4) and the noise reaches 0.05 at 80 % of the trials, since 200 trials are usual
-here and not 800; batch-norm statistics are recalibrated before the reward; the paper's reconstruction is ``repair``.
+is filled; warm-up is an eighth of the trials, as 100 of 800 are, but at least 10; the noise falls as released, but not
+below 0.05; batch-norm statistics are recalibrated before the reward; the paper's reconstruction is ``repair``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tersenet.agents import DDPG, DDPGConfig
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, amc_noise, make_env, quality_reward, register
 from tersenet.search import Method
 
 
@@ -31,9 +31,14 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over AMC's state features."""
     assert isinstance(config, He2018Config)
     env = make_env(problem, config, decoder=config.decoder)
-    num_warmup = min(config.trials, max(10, config.trials // 4))
+    num_warmup = min(config.trials, max(10, config.trials // 8))
     agent = DDPG(
-        DDPGConfig(num_trials=config.trials, warmup_trials=num_warmup, bootstrap=config.bootstrap),
+        DDPGConfig(
+            num_trials=config.trials,
+            warmup_trials=num_warmup,
+            noise_decay_until=amc_noise(num_warmup, trials=config.trials),
+            bootstrap=config.bootstrap,
+        ),
         observation_size=env.observation_space.size,
         action_space=env.action_space,
         seed=problem.seed,

@@ -384,6 +384,15 @@ def controls(decides: Decides = "channels") -> list[str]:
     return [recipe.name for recipe in known if recipe.is_control and decides in recipe.decides]
 
 
+AMC_FALL = 45
+"""Episodes in which noise that is multiplied by 0.95 after each, as in AMC's code, falls from 0.5 to 0.05."""
+
+
+def amc_noise(num_warmup: int, *, trials: int) -> float:
+    """Share of the trials after which noise is down to 0.05, as in AMC's code, or 0.8 where a search is too short."""
+    return min(0.8, (num_warmup + AMC_FALL) / trials)
+
+
 def quality_reward(evaluation: Evaluation, policy: Policy) -> float:
     """AMC's reward under a hard budget: the measured quality alone, since every policy keeps to the budget."""
     return accuracy_reward(evaluation.metrics.quality)

@@ -7,6 +7,7 @@ decides unseen, and nothing is drawn evenly any more. ``state=hand_made`` runs t
 AMC's features instead, which shows what the learned states are worth.
 
 Source: Yu et al. 2021 (AGMC), arXiv:2011.12641; agent and constants of He et al. 2018 (AMC), arXiv:1802.03494.
+Warm-up is a twelfth of the trials, as 25 of 300 are, but at least 10; the noise falls as in AMC's code to 0.05.
 Differs: the public code keeps states as plain arrays, so that its encoder is never trained, and draws node features at
 random; here they come from the network that is pruned. Its budget is one proportional pass, which may be missed;
 ``level`` is the exact form of it. The reward is credited to every step without a bootstrap, see
@@ -28,7 +29,7 @@ from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray
 from tersenet.embed import OperatorGraph, builtin_graph, operator_graph, random_graph
 from tersenet.envs import ChannelSpace, LayerwiseEnv
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, amc_noise, make_env, quality_reward, register
 from tersenet.search import Method
 
 EXTRA = "gnn"
@@ -94,7 +95,7 @@ def pretraining_graphs(own: OperatorGraph, *, seed: int) -> list[Callable[[], Op
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over learned states, or over AMC's features."""
     assert isinstance(config, Yu2021Config)
-    num_warmup = 0 if problem.agent is not None else min(config.trials, max(10, config.trials // 4))
+    num_warmup = 0 if problem.agent is not None else min(config.trials, max(10, config.trials // 12))
     env, agent = _env_and_agent(problem, config, num_warmup)
     return Method(
         name="yu2021",
@@ -114,6 +115,7 @@ def _env_and_agent(problem: Problem, config: Yu2021Config, num_warmup: int) -> t
         updates_per_episode=config.updates,
         first_is_quiet=problem.agent is not None,
         noise_start=0.5 if problem.agent is None else TRANSFER_NOISE,
+        noise_decay_until=amc_noise(num_warmup, trials=config.trials),
     )
     encoder = None
     if config.state == "learned":
