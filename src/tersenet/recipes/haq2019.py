@@ -3,7 +3,8 @@
 Source: Wang et al. 2019 (HAQ), arXiv:1811.08886; constants as in the released code (mit-han-lab/haq), see
 ``recipes/wang2020.py``.
 Differs: the budget is on the bytes of the real file, entropy coding included; only weights are decided; no epoch of
-training inside a trial, batch-norm statistics are recalibrated instead; step sizes are learned in fine-tuning (LSQ).
+training inside a trial, batch-norm statistics are recalibrated instead; step sizes are learned in fine-tuning (LSQ);
+the schedule of exploration is another, see there.
 """
 
 from __future__ import annotations
