@@ -4,8 +4,8 @@ Source: Wang, Wu, Zhao 2020, "Automatic clustering with reinforcement learning" 
 by geometric median (He et al. 2019, arXiv:1811.00250), then k-means per layer with a learned k. Internals of the agent
 are not public; ours are HAQ's: its state, reward and sweep (Wang et al. 2019, arXiv:1811.08886).
 Differs: filters are cut, not zeroed; any k, on a logarithmic scale; clusters are optimal; the budget is on the bytes of
-the real file; shared values are fine-tuned; warm-up is a quarter of the trials (HAQ: 20 of 600), and the noise is down to
-0.05 at 80 % of them (HAQ multiplies it by 0.99 per trial).
+the real file; shared values are fine-tuned; warm-up is a quarter of the trials (HAQ: 20 of 600), and the noise is down
+to 0.05 at 80 % of them (HAQ multiplies it by 0.99 per trial).
 """
 
 from __future__ import annotations
