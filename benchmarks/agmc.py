@@ -6,11 +6,11 @@ same recipe and seed, whose run must be there; the first trial of such a run is 
 (`zero_shot_top1`).
 
 Un-tuned rows: 300 evaluations of 1,000 images, the best confirmed in fp32 on the 4,000 search images that no trial saw
-(`top1_untuned`). `course` is the best trial accuracy after 25, 50, ... trials; `agent_seconds` is what the search took
-beside its evaluations. Rows of the controls are those of benchmarks/he2018.py, which uses the same budget, images and
-confirmation. Prints all rows, the medians over seeds, and how many trials it takes until a method's median course is
-where that of the hand-made states ends; writes benchmarks/results/agmc.json. A run that was stopped goes on where it
-was.
+(`top1_untuned`). `course` is the best trial accuracy after 25, 50, ... trials, `mean_course` the mean of trials 1
+to 25, 26 to 50, ...; `agent_seconds` is what the search took beside its evaluations. Rows of the controls are those of
+benchmarks/he2018.py, which uses the same budget, images and confirmation. Prints all rows, the medians over seeds, and
+how many trials it takes until the best trial and the mean of 25 trials know a given accuracy; writes
+benchmarks/results/agmc.json. A run that was stopped goes on where it was.
 
     python benchmarks/agmc.py --data DATA_FOLDER --work WORK_FOLDER [--jobs NETWORK:METHOD:SEED:EPOCHS ...]
 """
@@ -18,6 +18,7 @@ was.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import statistics
 import sys
@@ -38,6 +39,9 @@ METHODS = {
     "resnet20": ("yu2021", "yu2021-from-resnet56", "yu2021-hand_made", "yu2021-hand_made-from-resnet56"),
 }
 TUNED = ("resnet56:yu2021:0:30", "resnet20:yu2021:0:30")
+GOALS = {"resnet56": (90.0, 92.0, 93.0, 94.0), "resnet20": (60.0, 65.0, 70.0, 73.0)}
+"""Trial accuracies, percent, that searches are timed to, in trials."""
+
 STEP = 25
 """Trials between two points of a course."""
 
@@ -103,7 +107,8 @@ def evaluation_seconds(study: Path) -> float:
 def row_of(run: RunSummary, setting: Setting, job: str) -> dict[str, object]:
     """One row of the result file."""
     network, method, seed, epochs = job.split(":")
-    best = list(accumulate((point.quality for point in run.trials), max))
+    qualities = [point.quality for point in run.trials]
+    best = list(accumulate(qualities, max))
     search_seconds = run.seconds.get("search", 0.0)
     study = setting.folder(network, method, int(seed)) / "study.sqlite"
     row: dict[str, object] = {
@@ -112,6 +117,9 @@ def row_of(run: RunSummary, setting: Setting, job: str) -> dict[str, object]:
         "best_trial_top1": best[-1],
         "num_trials": len(best),
         "course": [round(value, 2) for value in best[STEP - 1 :: STEP]],
+        "mean_course": [
+            round(statistics.mean(qualities[first : first + STEP]), 2) for first in range(0, len(best), STEP)
+        ],
         "search_seconds": search_seconds,
         "agent_seconds": search_seconds - evaluation_seconds(study),
     }
@@ -122,16 +130,20 @@ def row_of(run: RunSummary, setting: Setting, job: str) -> dict[str, object]:
     return row
 
 
-def comparison(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Per network and method the median over seeds, its range, and the median course."""
-    groups: dict[tuple[object, object], list[dict[str, object]]] = {}
+def by_method(rows: list[dict[str, object]]) -> dict[tuple[str, str], list[dict[str, object]]]:
+    """Un-tuned rows, by network and method."""
+    groups: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in rows:
         if row["finetune_epochs"] == 0:
-            groups.setdefault((row["network"], row["method"]), []).append(row)
-    found = []
-    for (network, method), members in groups.items():
+            groups.setdefault((str(row["network"]), str(row["method"])), []).append(row)
+    return groups
+
+
+def comparison(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Per network and method the median of the confirmed accuracy over seeds, and its range."""
+    found: list[dict[str, object]] = []
+    for (network, method), members in by_method(rows).items():
         confirmed = [float(str(row["top1_untuned"])) for row in members]
-        courses = [row["course"] for row in members if isinstance(row["course"], list)]
         found.append(
             {
                 "network": network,
@@ -140,26 +152,28 @@ def comparison(rows: list[dict[str, object]]) -> list[dict[str, object]]:
                 "median": statistics.median(confirmed),
                 "lowest": min(confirmed),
                 "highest": max(confirmed),
-                "course": [statistics.median(point) for point in zip(*courses, strict=False)],
             }
         )
     return found
 
 
-def trials_to_match(found: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Trials until a method's median course reaches the end of the course of the same network's hand-made states."""
-    rows = []
-    for row in found:
-        for rival in found:
-            is_rival = str(rival["method"]) == f"{str(row['method']).partition('-')[0]}-hand_made"
-            mine, theirs = row["course"], rival["course"]
-            if rival["network"] == row["network"] and is_rival and isinstance(mine, list) and isinstance(theirs, list):
-                goal = theirs[-1] if theirs else None
-                reached = next(
-                    (STEP * (n + 1) for n, value in enumerate(mine) if goal is not None and value >= goal), None
-                )
-                rows.append({"network": row["network"], "method": row["method"], "goal": goal, "trials": reached})
-    return rows
+def trials_until(course: object, goal: float) -> float:
+    """Trials, in steps of 25, until a course is at a goal; infinite where it never is."""
+    assert isinstance(course, list)
+    return next((STEP * (place + 1) for place, value in enumerate(course) if value >= goal), math.inf)
+
+
+def trials_to_goals(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Per network, method and accuracy the trials it takes: median over seeds, fewest and most."""
+    found = []
+    for (network, method), members in by_method(rows).items():
+        for goal in GOALS.get(network, ()):
+            row: dict[str, object] = {"network": network, "method": method, "seeds": len(members), "goal": goal}
+            for name, kind in (("best", "course"), ("mean", "mean_course")):
+                taken = [trials_until(member[kind], goal) for member in members]
+                row |= {name: statistics.median(taken), f"{name}_fewest": min(taken), f"{name}_most": max(taken)}
+            found.append(row)
+    return found
 
 
 def main() -> None:
@@ -180,10 +194,10 @@ def main() -> None:
     columns = ("network", "method", "seed", "top1_untuned", "best_trial_top1", "zero_shot_top1", "macs_ratio")
     print_rows(file.rows, (*columns, "search_seconds", "agent_seconds", "finetune_epochs", "top1"))
     print()
-    found = comparison(file.rows)
-    print_rows(found, ("network", "method", "seeds", "median", "lowest", "highest"))
+    print_rows(comparison(file.rows), ("network", "method", "seeds", "median", "lowest", "highest"))
     print()
-    print_rows(trials_to_match(found), ("network", "method", "goal", "trials"))
+    taken = ("best", "best_fewest", "best_most", "mean", "mean_fewest", "mean_most")
+    print_rows(trials_to_goals(file.rows), ("network", "method", "seeds", "goal", *taken))
 
 
 if __name__ == "__main__":
