@@ -4,7 +4,8 @@ The toy: layers that matter and cost differently, concave gains, one budget. Wha
 is missing, as accuracy does, and is noisy; what counts is the true gain of the plan that measured best:
 `share_of_optimum` is 0 for the same ratio everywhere and 1 for the optimum over all channel counts, found by
 mixed-integer programming. `last_share` is the mean over the last 20 trials. Every method has the same number of trials
-and, but for he2018, the same decoding; a method's name is the recipe's, then the one option that differs.
+and, but for he2018, the same decoding; he2018 explores as the recipe does. A method's name is the recipe's, then the
+one option that differs.
 
     python benchmarks/agent_ablation.py
     python benchmarks/agent_ablation.py --network resnet20 --data DATA_FOLDER [--methods ...]
@@ -37,6 +38,7 @@ from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, L
 from tersenet.evaluators import FreshEvaluator
 from tersenet.graph import cost_table, trace
 from tersenet.recipes import ChannelConfig, make_space
+from tersenet.recipes.recipe import amc_noise
 from tersenet.testing.toy_budget import BilinearCost, toy_budget, toy_space
 
 TRIALS = 100
@@ -168,7 +170,9 @@ def proposer_for(method: str, problem: Problem, *, seed: int, trials: int) -> tu
         config = PlanConfig.model_validate(schedule | LAYERWISE[method])
         return env, PlanAgent(config, features=env.features, action_space=env.action_space, space=env, seed=seed)
     if method in HE2018:
-        ddpg = DDPGConfig.model_validate(schedule | HE2018[method][1])
+        num_warmup = max(10, trials // 8)
+        explores = {"warmup_trials": num_warmup, "noise_decay_until": amc_noise(num_warmup, trials=trials)}
+        ddpg = DDPGConfig.model_validate(schedule | explores | HE2018[method][1])
         size = env.observation_space.size
         return env, DDPG(ddpg, observation_size=size, action_space=env.action_space, seed=seed)
     if method == "cem":
