@@ -37,7 +37,7 @@ from tersenet.embed import group_features
 from tersenet.envs import Budget, ChannelDecisions, ChannelSpace, DecoderName, LayerwiseEnv, Limit
 from tersenet.evaluators import FreshEvaluator
 from tersenet.graph import cost_table, trace
-from tersenet.recipes import ChannelConfig, make_space
+from tersenet.recipes import ChannelConfig, he2018, make_space
 from tersenet.recipes.recipe import amc_noise
 from tersenet.testing.toy_budget import BilinearCost, toy_budget, toy_space
 
@@ -170,7 +170,7 @@ def proposer_for(method: str, problem: Problem, *, seed: int, trials: int) -> tu
         config = PlanConfig.model_validate(schedule | LAYERWISE[method])
         return env, PlanAgent(config, features=env.features, action_space=env.action_space, space=env, seed=seed)
     if method in HE2018:
-        num_warmup = max(10, trials // 8)
+        num_warmup = he2018.num_warmup_of(trials)
         explores = {"warmup_trials": num_warmup, "noise_decay_until": amc_noise(num_warmup, trials=trials)}
         ddpg = DDPGConfig.model_validate(schedule | explores | HE2018[method][1])
         size = env.observation_space.size

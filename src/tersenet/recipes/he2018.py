@@ -27,11 +27,16 @@ class He2018Config(ChannelConfig, frozen=True, extra="forbid"):
     """Whether a step's value leans on the next one's, as released; otherwise it is the episode's reward alone."""
 
 
+def num_warmup_of(trials: int) -> int:
+    """Warm-up trials of a search: an eighth of it, at least 10."""
+    return min(trials, max(10, trials // 8))
+
+
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over AMC's state features."""
     assert isinstance(config, He2018Config)
     env = make_env(problem, config, decoder=config.decoder)
-    num_warmup = min(config.trials, max(10, config.trials // 8))
+    num_warmup = num_warmup_of(config.trials)
     agent = DDPG(
         DDPGConfig(
             num_trials=config.trials,

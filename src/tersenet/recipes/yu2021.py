@@ -7,7 +7,8 @@ decides unseen, and nothing is drawn evenly any more. ``state=hand_made`` runs t
 AMC's features instead, which shows what the learned states are worth.
 
 Source: Yu et al. 2021 (AGMC), arXiv:2011.12641; agent and constants of He et al. 2018 (AMC), arXiv:1802.03494.
-Warm-up is a twelfth of the trials, as 25 of 300 are, but at least 10; the noise falls as in AMC's code to 0.05.
+Warm-up is a twelfth of the trials, as 25 of 300 are, but at least 10; the noise falls as in AMC's code to 0.05, with an
+agent from another network from 0.2 in as many trials.
 Differs: the public code keeps states as plain arrays, so that its encoder is never trained, and draws node features at
 random; here they come from the network that is pruned. Its budget is one proportional pass, which may be missed;
 ``level`` is the exact form of it. The reward is credited to every step without a bootstrap, see
