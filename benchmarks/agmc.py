@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="search images of a trial")
     parser.add_argument("--name", default="agmc", help="name of the result file")
     arguments = parsed(parser)
-    command = "python benchmarks/agmc.py"
+    command = "python benchmarks/agmc.py" + (f" --name {arguments.name}" if arguments.name != "agmc" else "")
     setting = Setting(arguments.data, arguments.work, arguments.trials, arguments.images)
     file = ResultFile(arguments.name, command=command)
     for job in arguments.jobs:
