@@ -13,7 +13,16 @@ from __future__ import annotations
 from typing import Literal
 
 from tersenet.agents import DDPG, DDPGConfig
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, amc_noise, make_env, quality_reward, register
+from tersenet.recipes.recipe import (
+    ChannelConfig,
+    Problem,
+    Recipe,
+    amc_noise,
+    make_env,
+    quality_reward,
+    register,
+    warmup_part,
+)
 from tersenet.search import Method
 
 
@@ -29,7 +38,7 @@ class He2018Config(ChannelConfig, frozen=True, extra="forbid"):
 
 def num_warmup_of(trials: int) -> int:
     """Warm-up trials of a search: an eighth of it, at least 10."""
-    return min(trials, max(10, trials // 8))
+    return warmup_part(trials, part=8)
 
 
 def build(problem: Problem, config: ChannelConfig) -> Method:

@@ -16,7 +16,7 @@ from tersenet.agents import PlanAgent, PlanConfig
 from tersenet.agents.plan_networks import CriticParts
 from tersenet.agents.scores import RewardScale
 from tersenet.core.bounds import Count
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register
+from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, make_env, quality_reward, register, warmup_part
 from tersenet.search import Method
 from tersenet.search.searcher import Reward
 
@@ -39,7 +39,7 @@ class LayerwiseConfig(ChannelConfig, frozen=True, extra="forbid"):
 
 def num_warmup_of(trials: int) -> int:
     """Warm-up trials of a search: a fifth of it, from 10 to 40."""
-    return min(trials, max(10, min(trials // 5, 40)))
+    return min(40, warmup_part(trials, part=5))
 
 
 def build(problem: Problem, config: ChannelConfig) -> Method:

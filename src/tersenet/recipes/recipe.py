@@ -384,6 +384,11 @@ def controls(decides: Decides = "channels") -> list[str]:
     return [recipe.name for recipe in known if recipe.is_control and decides in recipe.decides]
 
 
+def warmup_part(trials: int, *, part: int) -> int:
+    """Warm-up trials of a search: one in ``part`` of its trials, but at least 10, if it has as many."""
+    return min(trials, max(10, trials // part))
+
+
 AMC_FALL = 45
 """Episodes in which noise that is multiplied by 0.95 after each, as in AMC's code, falls from 0.5 to 0.05."""
 

@@ -16,7 +16,16 @@ from pydantic import Field
 
 from tersenet.agents import DDPG, DDPGConfig
 from tersenet.envs import DecoderName
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, StorageConfig, make_env, register, storage_reward
+from tersenet.recipes.recipe import (
+    ChannelConfig,
+    Problem,
+    Recipe,
+    StorageConfig,
+    make_env,
+    register,
+    storage_reward,
+    warmup_part,
+)
 from tersenet.search import Method
 from tersenet.search.searcher import Reward
 
@@ -45,7 +54,7 @@ def haq_search(
 ) -> Method:
     """HAQ's agent: one action per decision, 300-300, 128 steps of replay per decision, noise from 0.5 down."""
     env = make_env(problem, config, decoder=decoder)
-    num_warmup = min(config.trials, max(10, config.trials // 4))
+    num_warmup = warmup_part(config.trials, part=4)
     agent = DDPG(
         DDPGConfig(num_trials=config.trials, warmup_trials=num_warmup, replay_size=128 * env.num_decisions),
         observation_size=env.observation_space.size,

@@ -30,7 +30,16 @@ from tersenet.core.bounds import Count
 from tersenet.core.protocols import FloatArray
 from tersenet.embed import OperatorGraph, builtin_graph, operator_graph, random_graph
 from tersenet.envs import ChannelSpace, LayerwiseEnv
-from tersenet.recipes.recipe import ChannelConfig, Problem, Recipe, amc_noise, make_env, quality_reward, register
+from tersenet.recipes.recipe import (
+    ChannelConfig,
+    Problem,
+    Recipe,
+    amc_noise,
+    make_env,
+    quality_reward,
+    register,
+    warmup_part,
+)
 from tersenet.search import Method
 
 EXTRA = "gnn"
@@ -96,7 +105,7 @@ def pretraining_graphs(own: OperatorGraph, *, seed: int) -> list[Callable[[], Op
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """DDPG over learned states, or over AMC's features."""
     assert isinstance(config, Yu2021Config)
-    num_warmup = 0 if problem.agent is not None else min(config.trials, max(10, config.trials // 12))
+    num_warmup = 0 if problem.agent is not None else warmup_part(config.trials, part=12)
     env, agent = _env_and_agent(problem, config, num_warmup)
     return Method(
         name="yu2021",
