@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tersenet.data.arrays import ArraySource
 from tersenet.data.batches import BatchSource
 from tersenet.data.splits import Inputs
 from tersenet.errors import DataError, ModelError, SearchError, UnknownNameError
@@ -129,6 +130,31 @@ class Unchecked:
         first: int | None = None,
     ) -> Any:
         yield torch.tensor(SEVEN), torch.tensor([0, 0, 0, self._wrong])
+
+
+class Largest(nn.Module):
+    """The mean of every sample as logits of two classes; remembers how many samples came at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.most = max(self.most, len(x))
+        means = x.mean(dim=(1, 2, 3))
+        return torch.stack([means, -means], dim=1)
+
+
+@pytest.mark.parametrize(("side", "num_images", "most"), [(32, 300, 256), (224, 30, 27), (700, 5, 2)])
+def test_large_images_are_measured_in_smaller_passes(side: int, num_images: int, most: int) -> None:
+    images = torch.zeros(num_images, 3, side, side, dtype=torch.uint8)
+    images[1::2] = 255
+    targets = torch.arange(num_images) % 2  # the mean is 1 at the odd ones, which is class 0
+    targets[0] = 1
+    source = ArraySource(images, targets, mean=[0.5] * 3, std=[0.5] * 3, augment=None)
+    model = Largest()
+    assert accuracy(model, source).top1 == pytest.approx(100.0 / num_images)
+    assert model.most == most
 
 
 def test_a_model_that_fails_names_the_shape_and_chains_its_error() -> None:

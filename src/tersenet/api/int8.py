@@ -26,6 +26,7 @@ from tersenet.data import Data, Inputs
 from tersenet.errors import ArtifactError, MissingExtraError, ModelError
 from tersenet.export import Int8Info, OnnxRunner, check_onnx, export_int8, export_onnx
 from tersenet.measurement import accuracy_of, activation_ranges, measure_latency, measure_quality
+from tersenet.measurement.placement import samples_per_pass
 
 CALIBRATION_SAMPLES = 256
 """Training samples, as they are, that ranges of activations are taken from."""
@@ -42,8 +43,6 @@ BUSY = 1.25
 TIMED_SECONDS = 10.0
 WARMUP = 5
 NUM_TIMED = 300
-
-_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +136,9 @@ def _write(
 def _calibration(data: Data, num_samples: int, *, seed: int) -> Iterator[Inputs]:
     """Training samples drawn from the whole split, which may be sorted by class; a batch at most too many."""
     missing = num_samples
-    size = min(num_samples, _BATCH_SIZE)
-    for inputs, _ in data.train.source.batches(size, shuffle_seed=seed):
+    source = data.train.source
+    size = min(num_samples, samples_per_pass(source))
+    for inputs, _ in source.batches(size, shuffle_seed=seed):
         if missing <= 0:
             return
         yield inputs
@@ -159,7 +159,8 @@ def _written_and_measured(job: TuningJob, model: nn.Module, path: Path) -> Int8F
         sizes = {"fp32_size_bytes": fp32.stat().st_size, "dense_size_bytes": dense.stat().st_size}
     source, task = job.data.search.source, job.options.task
     first = min(COMPARED_SAMPLES, source.num_samples)
-    same = check_onnx(path, model, (inputs for inputs, _ in source.batches(_BATCH_SIZE, first=first)))
+    size = samples_per_pass(source)
+    same = check_onnx(path, model, (inputs for inputs, _ in source.batches(size, first=first)))
     top1 = torch_top1 = None
     if task.metric is None:
         runner = OnnxRunner(path)

@@ -38,6 +38,7 @@ from tersenet.measurement.placement import (
     hold,
     num_in,
     placement_for,
+    samples_per_pass,
 )
 from tersenet.measurement.score import score_over
 from tersenet.measurement.task import Task
@@ -95,7 +96,7 @@ class FreshEvaluator:
             learned: what training with noise found out, for criteria that rank by it.
             num_recalibration_samples: training inputs per trial; whole batches are used.
             batch_size: inputs per forward pass (a user's own batches keep their size); None: 100 on the CPU, whose
-                caches then hold the activations of small networks, else 250.
+                caches then hold the activations of small networks, else 250, or fewer where inputs are large.
 
         Raises:
             DataError: the splits are too small.
@@ -110,7 +111,8 @@ class FreshEvaluator:
         self._num_trial_samples = num_trial_samples
         self._search = search.source
         plain = placement_for(model, device)
-        self._batch_size = batch_size or (100 if plain.device.type == "cpu" else 250)
+        most = 100 if plain.device.type == "cpu" else 250
+        self._batch_size = batch_size or samples_per_pass(search.source, plain.device.type, most=most)
         self._model = duplicate(model).to(plain.device).eval()
         self._fp32 = plain
         if task.metric is None:  # a user's metric may view the outputs, so it gets them as the model makes them

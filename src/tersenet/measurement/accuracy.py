@@ -24,6 +24,7 @@ from tersenet.measurement.placement import (
     Placement,
     evaluating,
     placement_for,
+    samples_per_pass,
     takes_channels_last,
 )
 
@@ -54,7 +55,7 @@ def accuracy(
     model: nn.Module,
     source: Source,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "cpu",
     dtype: Precision = "fp32",
     skip: int = 0,
@@ -65,7 +66,7 @@ def accuracy(
     Args:
         model: any mode, any device, any floating-point format.
         source: inputs and integer targets of shape (N,).
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None: 256, or fewer where they are large (``samples_per_pass``).
         device: where to run.
         dtype: ``fp32`` runs the model in its own format, ``bf16`` under autocast.
         skip: samples at the beginning that are left out.
@@ -79,7 +80,8 @@ def accuracy(
     placement = placement_for(model, device, autocast=dtype == "bf16")
     with evaluating(model, placement.device):
         placement = settle_layout(model, source, placement)
-        batches = PlacedBatches(source, placement, batch_size=batch_size, skip=skip, first=first)
+        size = batch_size or samples_per_pass(source, placement.device.type)
+        batches = PlacedBatches(source, placement, batch_size=size, skip=skip, first=first)
         return accuracy_over(lambda inputs: placement.forward(model, inputs), batches)
 
 
@@ -87,7 +89,7 @@ def accuracy_of(
     predict: Callable[[Inputs], Any],
     source: Source,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     skip: int = 0,
     first: int | None = None,
 ) -> Accuracy:
@@ -96,7 +98,7 @@ def accuracy_of(
     Args:
         predict: from inputs (fp32 tensors on the CPU) to logits of shape (N, K), a tensor or a numpy array.
         source: inputs and integer targets of shape (N,).
-        batch_size: samples per call.
+        batch_size: samples per call; None: 256, or fewer where they are large (``samples_per_pass``).
         skip: samples at the beginning that are left out.
         first: samples that are taken after that; None: all.
 
@@ -104,7 +106,8 @@ def accuracy_of(
         DataError: there are no samples, or targets are not class numbers below K.
         ModelError: the outputs are not logits.
     """
-    return accuracy_over(predict, source.batches(batch_size, skip=skip, first=first))
+    size = batch_size or samples_per_pass(source)
+    return accuracy_over(predict, source.batches(size, skip=skip, first=first))
 
 
 def accuracy_over(predict: Callable[[Inputs], Any], batches: Iterable[Batch]) -> Accuracy:

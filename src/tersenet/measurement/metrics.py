@@ -17,7 +17,7 @@ def measure_quality(
     task: Task,
     *,
     split: str,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "cpu",
     dtype: Precision = "fp32",
     skip: int = 0,
@@ -30,7 +30,7 @@ def measure_quality(
         source: inputs and targets.
         task: whose metric is used; without one, accuracy.
         split: name of the split for the record, ``search`` or ``test``.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None: 256, or fewer where they are large (``samples_per_pass``).
         device: where to run.
         dtype: ``fp32`` runs the model in its own format, ``bf16`` under autocast.
         skip: samples at the beginning that are left out.

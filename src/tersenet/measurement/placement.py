@@ -24,6 +24,12 @@ from tersenet.errors import ModelError, TersenetError
 Batch = tuple[Inputs, Any]
 """Inputs of one batch and their targets."""
 
+CPU_NUMBERS_PER_PASS = 2**22
+"""Inputs of one forward pass, in numbers: 27 images of 3x224x224, 256 of up to 3x73x73."""
+
+GPU_NUMBERS_PER_PASS = 2**24
+"""The same where small batches leave the device idle: 111 images of 3x224x224."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -91,6 +97,19 @@ class PlacedBatches:
         skip, first = self._range
         for inputs, targets in self._source.batches(self._batch_size, skip=skip, first=first):
             yield self._placement.put(inputs), self._placement.put_targets(targets)
+
+
+def samples_per_pass(source: Source, device_type: str = "cpu", *, most: int = 256) -> int:
+    """How many samples of this source one forward pass takes: ``most``, fewer where a sample is large.
+
+    Activations grow with the inputs: at 224x224, the first layers of VGG-16 need 40 MB a sample.
+    """
+    numbers = CPU_NUMBERS_PER_PASS if device_type == "cpu" else GPU_NUMBERS_PER_PASS
+    for inputs, _ in itertools.islice(source.batches(1, first=1), 1):
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        per_sample = sum(tensor.numel() for tensor in tensors) / num_in(inputs)
+        return max(1, min(most, int(numbers / per_sample)))
+    return most
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

@@ -10,7 +10,14 @@ from torch import nn
 from tersenet.data.splits import Source
 from tersenet.errors import SearchError, TersenetError
 from tersenet.measurement.accuracy import Precision
-from tersenet.measurement.placement import Batch, PlacedBatches, Placement, evaluating, placement_for
+from tersenet.measurement.placement import (
+    Batch,
+    PlacedBatches,
+    Placement,
+    evaluating,
+    placement_for,
+    samples_per_pass,
+)
 from tersenet.measurement.task import Metric
 
 
@@ -19,7 +26,7 @@ def score(
     source: Source,
     metric: Metric,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "cpu",
     dtype: Precision = "fp32",
     skip: int = 0,
@@ -31,7 +38,7 @@ def score(
         model: handed to ``metric`` in eval mode, on ``device``, with gradients off.
         source: handed to ``metric`` as batches on ``device`` that can be gone through more than once.
         metric: the user's function; higher is better.
-        batch_size: samples per batch.
+        batch_size: samples per batch; None: 256, or fewer where they are large (``samples_per_pass``).
         device: where to run.
         dtype: ``fp32`` runs the model in its own format, ``bf16`` under autocast.
         skip: samples at the beginning that are left out.
@@ -43,7 +50,8 @@ def score(
     """
     placement = placement_for(model, device, autocast=dtype == "bf16")
     with evaluating(model, placement.device):
-        batches = PlacedBatches(source, placement, batch_size=batch_size, skip=skip, first=first)
+        size = batch_size or samples_per_pass(source, placement.device.type)
+        batches = PlacedBatches(source, placement, batch_size=size, skip=skip, first=first)
         return score_over(model, batches, metric, placement)
 
 

@@ -138,6 +138,6 @@ def tell(run: Run, epoch: int, done: int, point: dict[str, float]) -> None:
 def _diverged(loss: float, epoch: int, learning_rate: float) -> TrainingError:
     return TrainingError(
         f"The loss became {loss} in epoch {epoch} at learning rate {learning_rate:.4g}. Lower learning_rate "
-        "(finetune_learning_rate where a recipe fine-tunes), set grad_clip=1.0 or warmup_epochs=1, and check the "
-        "inputs for values that are not numbers."
+        "(finetune_learning_rate where a recipe fine-tunes; noise_learning_rate or beta where it learns noise), set "
+        "grad_clip=1.0 or warmup_epochs=1, and check the inputs for values that are not numbers."
     )
