@@ -78,17 +78,25 @@ def opened(given: argparse.Namespace) -> Data:
     return replace(cifar, train=TrainSplit(First(cifar.train.source, given.images))) if given.images else cifar
 
 
+def base_folder(given: argparse.Namespace) -> Path:
+    """Where the base and its dense twins are kept."""
+    name = f"base-{given.width:g}-{given.base_epochs}-{given.base_label_smoothing:g}-{given.images}"
+    return Path(given.work) / name
+
+
 def trained_base(given: argparse.Namespace, cifar: Data) -> tuple[nn.Module, float]:
     """The base and its accuracy on the test split."""
     torch.manual_seed(0)
     model = vgg16_bn(given.width)
-    options = TrainOptions(device=given.device, model_name=network_name(given))
+    options = TrainOptions(
+        device=given.device, model_name=network_name(given), label_smoothing=given.base_label_smoothing
+    )
     result = train(
         model,
         data=cifar,
         seed=0,
         epochs=given.base_epochs,
-        out=given.work / f"base-{given.width:g}-{given.base_epochs}-{given.images}",
+        out=base_folder(given),
         options=options,
     )
     assert result.metrics.top1 is not None
@@ -114,7 +122,7 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
                 seed=seed,
             ),
             teacher=base,
-            checkpoint=given.work / f"twin-{given.width:g}-{seed}" / f"{stage}-{epochs}.pt",
+            checkpoint=base_folder(given) / f"twin-{seed}" / f"{stage}-{epochs}.pt",
         )
     top1 = measure_quality(model, cifar.test.source, TrainOptions().task, split="test", device=given.device).top1
     assert top1 is not None
@@ -210,6 +218,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=float, default=0.5, help="channels over those of VGG-16")
     parser.add_argument("--base-epochs", type=int, default=CONVERGED_EPOCHS)
+    parser.add_argument("--base-label-smoothing", type=float, default=0.1)
     parser.add_argument("--noise-epochs", type=int, default=10)
     parser.add_argument("--prune-epochs", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning after stage 2")
@@ -243,6 +252,7 @@ def main() -> None:
             "width": given.width,
             "device": given.device,
             "base_epochs": given.base_epochs,
+            "base_label_smoothing": given.base_label_smoothing,
             "max_size_ratio": given.max_size_ratio,
             "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,
         }
