@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--trial-images", type=int, default=64)
     parser.add_argument("--images", type=int, default=64, help="training images")
     parser.add_argument("--batch-size", type=int, default=8, help="of training")
+    parser.add_argument("--max-size-ratio", type=float, default=0.01)
     given = parsed(parser)
     file = ResultFile("zhan2019_large", command="python benchmarks/zhan2019_large.py")
     facts: dict[str, object] = {
@@ -67,6 +68,7 @@ def main() -> None:
         "train_images": given.images,
         "trial_images": given.trial_images,
         "batch_size": given.batch_size,
+        "max_size_ratio": given.max_size_ratio,
     }
     if not file.has(**facts):
         images = data.image_folder(given.data / "imagenet-sample" / "imagenet-sample-1000.tar")
@@ -79,7 +81,7 @@ def main() -> None:
         run = compress(
             models.build("vgg16"),
             data=few,
-            target=Target(max_params_ratio=1 / 8.7, max_size_ratio=1 / 33),
+            target=Target(max_params_ratio=1 / 8.7, max_size_ratio=given.max_size_ratio),
             recipe="zhan2019",
             seed=0,
             options=CompressOptions(
