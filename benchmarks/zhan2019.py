@@ -1,12 +1,12 @@
 """Two stages on a CIFAR-10 VGG-16-BN: channels and kernels, then bits, beside controls and ablations.
 
-The base is trained first, without the search split, by what `tersenet train` calls. `top1_before` is a dense twin: the
-base after the same further epochs, schedule and distillation as the compressed network. Each job gives two rows: the
-network after stage 1 (`-stage1`, weights as fp16; zeros cost what other weights cost there) and the delivered one.
-`params_ratio` and `macs_ratio` are what a dense runtime has left; `nonzero_*_ratio` count weights that are not zero;
-`paper_ratio` is bits of convolution weights. `base_converged` is false where the base was trained for fewer than
-100 epochs or knows less than 93.0 %. Prints all rows and writes benchmarks/results/zhan2019.json; runs that were
-stopped go on where they were, rows that are there already are kept.
+The base is trained first, without the search split, by what `tersenet train` calls, with label smoothing. `top1_before`
+is a dense twin: the base after the same further epochs, schedule and distillation as the compressed network. Each job
+gives two rows: the network after stage 1 (`-stage1`, weights as fp16; zeros cost what other weights cost there) and the
+delivered one. `params_ratio` and `macs_ratio` are what a dense runtime has left; `nonzero_*_ratio` count weights that
+are not zero; `paper_ratio` is bits of convolution weights. `base_converged` is false where the base was trained for
+fewer than 100 epochs or knows less than 93.0 %. Prints all rows and writes benchmarks/results/zhan2019.json; runs that
+were stopped go on where they were, rows that are there already are kept.
 
     python benchmarks/zhan2019.py --data DATA_FOLDER --work WORK_FOLDER [--width 0.5] [--jobs VARIANT:SEED ...]
 

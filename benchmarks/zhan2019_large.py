@@ -69,6 +69,7 @@ def main() -> None:
         "trial_images": given.trial_images,
         "batch_size": given.batch_size,
         "max_size_ratio": given.max_size_ratio,
+        "num_trials": given.trials,
     }
     if not file.has(**facts):
         images = data.image_folder(given.data / "imagenet-sample" / "imagenet-sample-1000.tar")
@@ -113,7 +114,6 @@ def main() -> None:
                 "method": method,
                 **costs(left, run.dense, run.original_bytes),
                 "paper_ratio": paper_ratio,
-                "num_trials": len(trials),
                 "seconds_per_trial": seconds_per_trial(trials),
                 "search_seconds": seconds["search"],
                 "finetune_seconds": seconds["finetune"],

@@ -80,8 +80,7 @@ def accuracy(
     placement = placement_for(model, device, autocast=dtype == "bf16")
     with evaluating(model, placement.device):
         placement = settle_layout(model, source, placement)
-        size = batch_size or samples_per_pass(source, placement.device.type)
-        batches = PlacedBatches(source, placement, batch_size=size, skip=skip, first=first)
+        batches = PlacedBatches(source, placement, batch_size=batch_size, skip=skip, first=first)
         return accuracy_over(lambda inputs: placement.forward(model, inputs), batches)
 
 

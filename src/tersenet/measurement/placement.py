@@ -83,14 +83,17 @@ class Placement:
 
 
 class PlacedBatches:
-    """Batches of a source, put in place one by one as they are asked for; can be gone through again."""
+    """Batches of a source, put in place one by one as they are asked for; can be gone through again.
+
+    Without a ``batch_size``, ``samples_per_pass`` says it.
+    """
 
     def __init__(
-        self, source: Source, placement: Placement, *, batch_size: int, skip: int = 0, first: int | None = None
+        self, source: Source, placement: Placement, *, batch_size: int | None, skip: int = 0, first: int | None = None
     ) -> None:
         self._source = source
         self._placement = placement
-        self._batch_size = batch_size
+        self._batch_size = batch_size or samples_per_pass(source, placement.device.type)
         self._range = (skip, first)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -102,7 +105,7 @@ class PlacedBatches:
 def samples_per_pass(source: Source, device_type: str = "cpu", *, most: int = 256) -> int:
     """How many samples of this source one forward pass takes: ``most``, fewer where a sample is large.
 
-    Activations grow with the inputs: at 224x224, the first layers of VGG-16 need 40 MB a sample.
+    Activations grow with the inputs: at 224x224, the first layers of VGG-16 need some 26 MB a sample.
     """
     numbers = CPU_NUMBERS_PER_PASS if device_type == "cpu" else GPU_NUMBERS_PER_PASS
     for inputs, _ in itertools.islice(source.batches(1, first=1), 1):

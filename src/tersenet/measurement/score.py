@@ -10,14 +10,7 @@ from torch import nn
 from tersenet.data.splits import Source
 from tersenet.errors import SearchError, TersenetError
 from tersenet.measurement.accuracy import Precision
-from tersenet.measurement.placement import (
-    Batch,
-    PlacedBatches,
-    Placement,
-    evaluating,
-    placement_for,
-    samples_per_pass,
-)
+from tersenet.measurement.placement import Batch, PlacedBatches, Placement, evaluating, placement_for
 from tersenet.measurement.task import Metric
 
 
@@ -50,8 +43,7 @@ def score(
     """
     placement = placement_for(model, device, autocast=dtype == "bf16")
     with evaluating(model, placement.device):
-        size = batch_size or samples_per_pass(source, placement.device.type)
-        batches = PlacedBatches(source, placement, batch_size=size, skip=skip, first=first)
+        batches = PlacedBatches(source, placement, batch_size=batch_size, skip=skip, first=first)
         return score_over(model, batches, metric, placement)
 
 
