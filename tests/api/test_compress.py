@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,50 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
     assert again.policy == run.policy
     assert [point.reward for point in again.run.trials] == [point.reward for point in run.run.trials]
     assert again.run.compressed.top1 == run.run.compressed.top1
+
+
+@contextmanager
+def other_threads() -> Iterator[int]:
+    """Another number of threads than before, as on another machine."""
+    before = torch.get_num_threads()
+    other = 1 if before > 1 else 2
+    torch.set_num_threads(other)
+    try:
+        yield other
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_search_that_is_done_can_be_tuned_on_another_machine(
+    run: Result, tmp_path: Path, digits_cnn: nn.Module, digits: Data
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    before = str(torch.get_num_threads())
+    with other_threads() as now:
+        options = quick(tmp_path / "run", finetune_epochs=1)
+        again = compress(digits_cnn, data=digits, target=HALF, seed=0, options=options)
+    assert again.policy == run.policy
+    assert again.run.trials == run.run.trials
+    assert len(again.run.epochs) == 1
+    facts = again.run.provenance
+    assert (facts["trials_threads"], facts["threads"]) == (before, str(now))
+
+
+def test_a_search_that_is_not_done_is_refused_on_another_machine(
+    tmp_path: Path, digits_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tersenet.evaluators import FreshEvaluator
+
+    def interrupted(self: FreshEvaluator, policy: Policy) -> object:
+        raise KeyboardInterrupt
+
+    options = quick(tmp_path, trials=2, finetune_epochs=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FreshEvaluator, "confirm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compress(digits_cnn, data=digits, target=HALF, seed=0, options=options)
+    with other_threads() as now, pytest.raises(StudyError, match=rf"threads: \d there, {now} now"):
+        compress(digits_cnn, data=digits, target=HALF, seed=0, options=options)
 
 
 def test_another_run_in_the_same_folder_is_refused(run: Result, digits_cnn: nn.Module, digits: Data) -> None:

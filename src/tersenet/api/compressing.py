@@ -75,8 +75,6 @@ def compress(
         identity = _identity(prepared, data, target, seed=seed, options=options)
         has_stages = prepared.recipe.stores or prepared.recipe.is_live
         evaluator = None if has_stages else make_evaluator(prepared, data, seed=seed, options=options)
-        if evaluator is not None:
-            identity |= evaluator.signature
         with Study(folder / STUDY_FILE, identity=identity) as study:  # until the end: one process per folder
             if prepared.staircase is not None:
                 study.agree(STAIRCASE, {"found": prepared.staircase.model_dump_json()})
@@ -191,6 +189,7 @@ def _identity(prepared: Prepared, data: Data, target: Target, *, seed: int, opti
             "seed": str(seed),
             "workers": str(options.workers),
             "metric": options.task.quality_name,
+            "trial_samples": str(data.num_trial_samples),
             "data": data.content_hash,
             "weights": weights_hash(prepared.model),
         }

@@ -23,7 +23,7 @@ from tersenet.api.building import (
     tuned_cut,
 )
 from tersenet.api.prepare import Prepared
-from tersenet.api.searching import Found, point_of, remembered
+from tersenet.api.searching import MEASURED_BY, Found, measured_by, point_of, remembered
 from tersenet.api.tuning import fit_bytes, smallest_kept
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import Policy
@@ -80,7 +80,7 @@ def compress_live(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
         device=job.options.device,
     )
     batch_size = str(config.finetune_batch_size)
-    study.agree("live evaluator", evaluator.signature | {"finetune_batch_size": batch_size})
+    study.agree(MEASURED_BY, evaluator.signature | {"finetune_batch_size": batch_size})
     baseline = remembered(study, "baseline", lambda: measured_dense(job, first=job.data.num_trial_samples))
     method = _method(job, session, baseline)
     if study.agent_state(method.name) is None:  # channels have no health before anything was trained
@@ -238,6 +238,7 @@ def _found(
         untuned=untuned,
         baseline=baseline,
         dense=remembered(study, "dense", lambda: measured_dense(job, skip=skip)),
+        measured_by=measured_by(study),
         trials=tuple(point_of(job.prepared, trial) for trial in trials),
         confirmed=(confirmed,),
         search_seconds=float(str(study.fact(FIRST_SECONDS))) + sum(trial.seconds or 0.0 for trial in trials),

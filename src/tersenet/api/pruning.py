@@ -79,7 +79,7 @@ def search_cut(job: TuningJob, study: Study) -> Pruned:
     identity = study.fact("identity")
     assert isinstance(identity, dict)
     with Study(folder / "study.sqlite", identity={name: str(fact) for name, fact in identity.items()}) as own:
-        own.agree("evaluator", evaluator.signature | {"noise": _noise_checkpoint(job, config).stem})
+        own.agree("training with noise", {"checkpoint": _noise_checkpoint(job, config).stem})
         # another cut would be another network, of which the trials of the second stage know nothing
         found = search(stage, own, evaluator, seed=job.seed, options=replace(job.options, deliver=None))
         own.check_in_place()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,12 @@ from tersenet.search import Method, Study, Trial, candidates, quality, run_metho
 
 NUM_CONFIRMED = 10
 """Policies of the recipe that are measured again."""
+
+MEASURED_BY = "evaluator"
+"""Key in a study of the signature of what measured its trials."""
+
+SEARCHED = "searched"
+"""Key in a study in which nothing is left to measure."""
 
 WARMUP_AS_RANDOM = "random (warm-up)"
 """What the best of the agent's own random proposals is called beside the controls."""
@@ -40,6 +46,9 @@ class Found:
     dense: Evaluation
     """The original network on the held-back search images."""
 
+    measured_by: Mapping[str, str]
+    """What the trials have in common: number format, device, processor, threads, versions, ..."""
+
     trials: tuple[TrialPoint, ...]
     confirmed: tuple[Confirmed, ...]
     search_seconds: float
@@ -57,12 +66,16 @@ class Found:
 def search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int, options: CompressOptions) -> Found:
     """Run the controls and the recipe, confirm the best, choose the winner among those of ``options.deliver``.
 
-    An evaluator that is a context manager is entered for as long as this takes.
+    An evaluator that is a context manager is entered for as long as this takes. A search that was done is read from the
+    study, whatever the evaluator: what follows it may happen on another device.
 
     Raises:
         MissingExtraError: a method needs a library that is not installed; nothing was evaluated.
         SearchError: no trial was told, so that nothing could be confirmed.
+        StudyError: what the study has was measured by an evaluator with another signature, and more is to be measured.
     """
+    if study.fact(SEARCHED) is None:
+        study.agree(MEASURED_BY, evaluator.signature)
     for name in (*options.controls, prepared.recipe.name):
         recipes.get(name).check_installed()
     with evaluator if isinstance(evaluator, AbstractContextManager) else nullcontext():
@@ -93,12 +106,15 @@ def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int
     confirmed, confirm_seconds = _confirm(prepared, study, evaluator, own=own, controls=trials)
     chosen = options.deliver or method.name
     winner = max((entry for entry in confirmed if entry[1].method == chosen), key=_confirmed_quality)
+    dense = remembered(study, "dense", lambda: evaluator.confirm(Policy()))
+    study.set_fact(SEARCHED, True)
     told = [*trials, *own]
     return Found(
         winner=winner[0].policy,
         untuned=winner[2],
         baseline=baseline,
-        dense=remembered(study, "dense", lambda: evaluator.confirm(Policy())),
+        dense=dense,
+        measured_by=measured_by(study),
         trials=tuple(point_of(prepared, trial) for trial in told),
         confirmed=tuple(entry[1] for entry in confirmed),
         search_seconds=sum(trial.seconds or 0.0 for trial in told),
@@ -111,6 +127,13 @@ def _method(prepared: Prepared, recipe: Recipe, *, seed: int) -> Method:
     if recipe.name != prepared.recipe.name:
         config = recipes.as_control(config, recipe)
     return recipe.build(prepared.problem(seed=seed), config)
+
+
+def measured_by(study: Study) -> dict[str, str]:
+    """The signature of the evaluator that measured the trials of a study."""
+    facts = study.fact(MEASURED_BY)
+    assert isinstance(facts, dict)
+    return {name: str(fact) for name, fact in facts.items()}
 
 
 def remembered(study: Study, key: str, measure: Callable[[], Evaluation]) -> Evaluation:

@@ -72,8 +72,7 @@ def compress_storage(job: TuningJob, study: Study) -> tuple[Tuned, Found]:
     _check_cut_bounds(job, cut)
     stage = prepare_storage(job, cut)
     evaluator = make_evaluator(stage, job.data, seed=job.seed, options=job.options)
-    # both exist only after the first tuning, and a network tuned otherwise would not be the one that trials stored
-    study.agree("storage evaluator", {**evaluator.signature, **cut.tuned_by})
+    study.agree("first tuning", cut.tuned_by)  # a network tuned otherwise would not be the one that trials stored
     found = search(stage, study, evaluator, seed=job.seed, options=job.options)
     confirmed = tuple(one.model_copy(update={"policy": _joined(cut, one.policy)}) for one in found.confirmed)
     summary = None if first is None else first.summary

@@ -85,8 +85,15 @@ def summarize(
         caveats=(*_caveats(job, tuned, found, delivered), *int8.caveats),
         seconds=seconds,
         files=files,
-        provenance=dict(job.provenance),
+        provenance={**job.provenance, **_trials_provenance(found)},
     )
+
+
+def _trials_provenance(found: Found | None) -> dict[str, str]:
+    """Where trials were measured; a search that was done may be tuned elsewhere."""
+    facts = {} if found is None else found.measured_by
+    names = ("device", "processor", "threads", "dtype", "torch")
+    return {f"trials_{name}": facts[name] for name in names if name in facts}
 
 
 def _caveats(job: TuningJob, tuned: Tuned, found: Found | None, delivered: Delivered) -> list[str]:

@@ -67,8 +67,8 @@ class Study:
 
     Args:
         path: the SQLite file; its folder must exist. A file that exists is continued.
-        identity: what makes two runs the same (recipe, configuration, seed, hashes, evaluator signature). Kept in a new
-            file; an existing file must agree on every entry.
+        identity: what makes two runs the same (recipe, configuration, seed, hashes). Kept in a new file; an
+            existing file must agree on every entry.
 
     Raises:
         StudyError: the file belongs to another run (the message names what differs), is in use by another process,
