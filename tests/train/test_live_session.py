@@ -15,6 +15,7 @@ from tersenet.data.splits import TrainSplit
 from tersenet.envs import SwitchedKernels
 from tersenet.errors import SearchError, StudyError, TrainingError, UnknownNameError
 from tersenet.graph import ModelGraph, trace
+from tersenet.measurement.placement import Placement
 from tersenet.train import TrainConfig
 from tersenet.train.live import HealthName, LiveSession
 from tersenet.train.slices import gather, inside, positions_of, scatter
@@ -385,3 +386,12 @@ def test_kernels_of_a_layer_that_is_not_there_are_refused(model: nn.Module, grap
     live = kernel_session(model, graph)
     with pytest.raises(SearchError, match="every kernel of layer 'conv1' off"):
         live.set_active(masks(live, conv1=tuple(range(12))))
+
+
+def test_where_memory_runs_out_the_batch_size_is_named(
+    model: nn.Module, graph: ModelGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = session(model, graph)
+    monkeypatch.setattr(Placement, "forward", lambda *_: torch.empty(10**15))
+    with pytest.raises(TrainingError, match=r"not enough memory to train on batches of 16 .*finetune_batch_size=8"):
+        live.train(1)

@@ -236,6 +236,32 @@ def test_a_loss_that_is_not_a_number_stops_with_advice() -> None:
         fit(network(), *splits(), config(), task=task)
 
 
+class Hungry(nn.Module):
+    """Wants more memory than an address can point to, once it trains on a whole batch."""
+
+    def __init__(self, *, backward: bool) -> None:
+        super().__init__()
+        self.inner = network()
+        self.backward = backward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.inner(inputs)
+        if not self.training:
+            return outputs
+        if self.backward:
+            outputs.register_hook(lambda gradient: torch.empty(10**15))  # type: ignore[no-untyped-call]
+            return outputs
+        return outputs + torch.empty(10**15).sum()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("layout", ["off", "auto"])
+def test_where_memory_runs_out_the_batch_size_is_named(backward: bool, layout: str) -> None:
+    expected = r"batches of 16 \(inputs of shape \(16, 1, 6, 6\)\)\. Lower .*--set finetune_batch_size=8"
+    with pytest.raises(TrainingError, match=expected):
+        fit(Hungry(backward=backward), *splits(), config(channels_last=layout))
+
+
 def test_no_epochs_only_measure() -> None:
     model = network()
     before = copy.deepcopy(model)

@@ -72,7 +72,7 @@ class Placement:
         except TersenetError:
             raise
         except Exception as error:
-            raise ModelError(f"The model fails on inputs of shape {_shapes(inputs)}: {error}") from error
+            raise ModelError(f"The model fails on inputs of shape {shapes_of(inputs)}: {error}") from error
         return _map_tensors(_widen, outputs) if self.autocast else outputs
 
     def _put(self, tensor: Tensor) -> Tensor:
@@ -128,6 +128,12 @@ def copied(inputs: Inputs) -> Inputs:
 def num_in(inputs: Inputs) -> int:
     """Samples in one batch of inputs."""
     return int((inputs[0] if isinstance(inputs, tuple) else inputs).shape[0])
+
+
+def shapes_of(inputs: Inputs) -> str:
+    """Their shapes, as an error names them."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
 
 
 def open_device(name: str) -> torch.device:
@@ -263,8 +269,3 @@ def _map_tensors(function: Callable[[Tensor], Tensor], thing: Any) -> Any:
 
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-
-def _shapes(inputs: Inputs) -> str:
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)

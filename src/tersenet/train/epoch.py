@@ -20,6 +20,7 @@ from tersenet.measurement.placement import Placement, num_in
 from tersenet.measurement.task import Task
 from tersenet.train.config import TrainConfig
 from tersenet.train.losses import DistillLoss, task_loss
+from tersenet.train.memory import enough_memory
 from tersenet.train.recalibrate import batch_norms
 from tersenet.train.schedule import learning_rate_at
 from tersenet.train.teacher import Teacher
@@ -70,7 +71,8 @@ def train_epoch(run: Run, epoch: int) -> tuple[float, float]:
             epochs=run.config.epochs,
             warmup_epochs=run.config.warmup_epochs,
         )
-        loss = _step(run, inputs, targets, learning_rate, moment)
+        with enough_memory(inputs):
+            loss = _step(run, inputs, targets, learning_rate, moment)
         if not math.isfinite(loss):
             raise _diverged(loss, epoch, learning_rate)
         loss_sum += loss * size

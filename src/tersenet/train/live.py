@@ -38,6 +38,7 @@ from tersenet.measurement.task import Task
 from tersenet.train.config import TrainConfig
 from tersenet.train.live_stream import BatchStream
 from tersenet.train.losses import task_loss
+from tersenet.train.memory import enough_memory
 from tersenet.train.optimizer import make_optimizer
 from tersenet.train.precision import choose_placement
 from tersenet.train.recalibrate import batch_norms
@@ -181,7 +182,7 @@ class LiveSession:
         """Train on the next batches; the mean loss over their samples.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or memory runs out.
             DataError: the training split yields no usable batches.
         """
         loss_sum, num_trained = 0.0, 0
@@ -192,7 +193,8 @@ class LiveSession:
                 batch = self._stream.next()
                 size = num_in(batch[0])
                 if size > 1 or not skips_single:  # batch norms cannot be trained on one sample
-                    loss_sum += self._step(batch, self._rate(size)) * size
+                    with enough_memory(batch[0]):
+                        loss_sum += self._step(batch, self._rate(size)) * size
                     num_trained += size
         if num_trained == 0:
             raise DataError(f"{num_batches} batches had no usable samples. Give batches of at least two.")

@@ -100,7 +100,8 @@ def fit(
     Raises:
         DataError: there are no training or search samples, or the labels do not fit the outputs.
         ModelError: the network fails on the data, or returns what the loss cannot use.
-        TrainingError: the loss is not finite, nothing can be trained, or the checkpoint is of another run.
+        TrainingError: the loss is not finite, memory runs out, nothing can be trained, or the checkpoint is of another
+            run.
         SearchError: the user's metric fails.
         UnknownNameError: there is no such device.
     """

@@ -24,6 +24,7 @@ from tersenet.errors import ModelError
 from tersenet.graph import duplicate
 from tersenet.measurement.placement import Batch, Placement, has_fast_bf16, has_tiles
 from tersenet.train.config import Switch, TrainConfig
+from tersenet.train.memory import enough_memory, ran_out_of_memory
 
 
 def choose_placement(
@@ -43,6 +44,7 @@ def choose_placement(
 
     Raises:
         ModelError: the model fails on the batch in every allowed way.
+        TrainingError: memory runs out.
     """
     can_cast = placement.dtype == torch.float32
     has_images = _has_images(batch[0])
@@ -55,7 +57,8 @@ def choose_placement(
     ]
     if len(candidates) == 1:
         return candidates[0]
-    return _first_that_works(model, batch, loss, candidates)
+    with enough_memory(batch[0]):
+        return _first_that_works(model, batch, loss, candidates)
 
 
 def _options(switch: Switch, *, prefer: bool) -> list[bool]:
@@ -77,6 +80,8 @@ def _first_that_works(
             outputs = candidate.forward(duplicate(model), candidate.put(batch[0]))
             loss(outputs, candidate.put_targets(batch[1])).backward()  # type: ignore[no-untyped-call]
         except (ModelError, RuntimeError) as error:  # what views activations fails in channels_last only
+            if ran_out_of_memory(error):  # that another way needs less of it would be luck
+                raise
             failure = failure or error
             continue
         return candidate
