@@ -30,8 +30,8 @@ def enough_memory(inputs: Inputs) -> Iterator[None]:
         size = num_in(inputs)
         raise TrainingError(
             f"There is not enough memory to train on batches of {size} (inputs of shape {shapes_of(inputs)}). Lower "
-            f"batch_size, finetune_batch_size where a recipe trains (now {size}; --set finetune_batch_size="
-            f"{max(1, size // 2)}), or use a device with more memory."
+            f"batch_size (where a recipe trains: --set finetune_batch_size={max(1, size // 2)}; a loader of your own "
+            "makes its batches itself), or use a device with more memory."
         ) from error
 
 
