@@ -49,7 +49,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 CONVERGED_TOP1 = 93.0
 CONVERGED_EPOCHS = 100
-FINETUNE_LEARNING_RATE = 0.02
+NOISE_LEARNING_RATE = 0.02
+FINETUNE_LEARNING_RATE = 0.05
 DISTILL_WEIGHT = 0.7
 
 
@@ -107,8 +108,12 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
     """Accuracy of the base after the further epochs of a compressed network, trained and taught like that."""
     model = vgg16_bn(given.width)
     model.load_state_dict(base.state_dict())
-    stages = {"noise": given.noise_epochs, "prune": given.prune_epochs, "finetune": given.epochs}
-    for stage, epochs in stages.items():
+    stages = (
+        ("noise", given.noise_epochs, NOISE_LEARNING_RATE),
+        ("prune", given.prune_epochs, FINETUNE_LEARNING_RATE),
+        ("finetune", given.epochs, FINETUNE_LEARNING_RATE),
+    )
+    for stage, epochs, learning_rate in stages:
         fit(
             model,
             cifar.train,
@@ -116,7 +121,7 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
             TrainConfig(
                 epochs=epochs,
                 batch_size=128,
-                learning_rate=FINETUNE_LEARNING_RATE,
+                learning_rate=learning_rate,
                 distill_weight=DISTILL_WEIGHT,
                 device=given.device,
                 seed=seed,
@@ -153,7 +158,7 @@ def run_once(given: argparse.Namespace, cifar: Data, base: nn.Module, variant: s
                 "max_flops_ratio": given.max_flops_ratio,
                 "lower_bound": given.lower_bound,
                 "noise_epochs": given.noise_epochs,
-                "noise_learning_rate": FINETUNE_LEARNING_RATE,
+                "noise_learning_rate": NOISE_LEARNING_RATE,
                 "prune_epochs": given.prune_epochs,
                 "finetune_learning_rate": FINETUNE_LEARNING_RATE,
                 "distill_weight": DISTILL_WEIGHT,
@@ -217,16 +222,16 @@ def options() -> argparse.Namespace:
     parser = command_line(__doc__, work="runs/zhan2019", jobs=("VARIANT:SEED", ["agent:0", "uniform:0"]))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=float, default=0.5, help="channels over those of VGG-16")
-    parser.add_argument("--base-epochs", type=int, default=CONVERGED_EPOCHS)
+    parser.add_argument("--base-epochs", type=int, default=60)
     parser.add_argument("--base-label-smoothing", type=float, default=0.1)
-    parser.add_argument("--noise-epochs", type=int, default=10)
-    parser.add_argument("--prune-epochs", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning after stage 2")
+    parser.add_argument("--noise-epochs", type=int, default=3)
+    parser.add_argument("--prune-epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning after stage 2")
     parser.add_argument("--trials", type=int, default=150, help="per stage")
     parser.add_argument("--trial-images", type=int, default=1000)
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
     parser.add_argument("--max-params-ratio", type=float, default=1 / 8.7)
-    parser.add_argument("--max-flops-ratio", type=float, default=0.3)
+    parser.add_argument("--max-flops-ratio", type=float, default=0.5)
     parser.add_argument("--max-size-ratio", type=float, default=1 / 33)
     parser.add_argument("--lower-bound", type=float, default=0.1, help="share of a group's channels that stays")
     given = parsed(parser)
@@ -254,6 +259,7 @@ def main() -> None:
             "base_epochs": given.base_epochs,
             "base_label_smoothing": given.base_label_smoothing,
             "max_size_ratio": given.max_size_ratio,
+            "max_flops_ratio": given.max_flops_ratio,
             "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,
         }
         if file.has(**facts):
