@@ -66,7 +66,11 @@ class ResultFile:
 
     def has(self, **fields: object) -> bool:
         """Whether a row with these values is there."""
-        return any(all(row.get(key) == value for key, value in fields.items()) for row in self.rows)
+        return self.first(**fields) is not None
+
+    def first(self, **fields: object) -> dict[str, object] | None:
+        """The first row with these values, if there is one."""
+        return next((row for row in self.rows if all(row.get(key) == value for key, value in fields.items())), None)
 
     def add(self, row: dict[str, object], *, seconds: float) -> None:
         """Add a row and write the file."""

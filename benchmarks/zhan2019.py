@@ -11,8 +11,9 @@ were stopped go on where they were, rows that are there already are kept.
     python benchmarks/zhan2019.py --data DATA_FOLDER --work WORK_FOLDER [--width 0.5] [--jobs VARIANT:SEED ...]
 
 Variants: agent (both stages by agents, 2-D kernels), uniform, random, cem (the same with a control in both stages, at
-equal budgets and evaluations); channels, kernels (ablations: stage 1 decides one of both; `kernels` keeps all
-parameters for a dense runtime, so it has no bound on them); position, filter_position, element (other units).
+equal evaluations and budgets, but that bytes are bounded by those that the agent of the same seed delivered, whose row
+must be there); channels, kernels (ablations: stage 1 decides one of both; `kernels` keeps all parameters for a dense
+runtime, so it has no bound on them); position, filter_position, element (other units).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "filter_position": {"unit": "filter_position"},
     "element": {"unit": "element"},
 }
+CONTROLS = ("uniform", "random", "cem")
 CONVERGED_TOP1 = 93.0
 CONVERGED_EPOCHS = 100
 NOISE_LEARNING_RATE = 0.02
@@ -134,15 +136,25 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
     return top1
 
 
-def run_once(given: argparse.Namespace, cifar: Data, base: nn.Module, variant: str, seed: int, command: str) -> Result:
+def bounds_of(given: argparse.Namespace, file: ResultFile, variant: str, facts: dict[str, object]) -> Target:
+    """What a variant must keep to."""
+    max_params_ratio = None if variant == "kernels" else given.max_params_ratio
+    if variant not in CONTROLS:
+        return Target(max_size_ratio=given.max_size_ratio, max_params_ratio=max_params_ratio)
+    agent = file.first(**{**facts, "method": "zhan2019"})
+    if agent is None:
+        raise SystemExit(f"{variant}:{facts['seed']} may have the bytes of agent:{facts['seed']}; run that one first.")
+    return Target(max_size_bytes=int(str(agent["size_bytes"])), max_params_ratio=max_params_ratio)
+
+
+def run_once(
+    given: argparse.Namespace, cifar: Data, base: nn.Module, variant: str, seed: int, target: Target, command: str
+) -> Result:
     """One compression."""
-    bounds = {"max_size_ratio": given.max_size_ratio}
-    if variant != "kernels":
-        bounds["max_params_ratio"] = given.max_params_ratio
     return compress(
         base,
         data=cifar,
-        target=Target(**bounds),
+        target=target,
         recipe="zhan2019",
         seed=seed,
         options=CompressOptions(
@@ -264,10 +276,11 @@ def main() -> None:
         }
         if file.has(**facts):
             continue
+        target = bounds_of(given, file, variant, facts)
         facts["top1_base"] = base_top1
         facts["base_converged"] = given.base_epochs >= CONVERGED_EPOCHS and base_top1 >= CONVERGED_TOP1
+        result = run_once(given, cifar, base, variant, int(seed), target, command)
         facts["top1_before"] = dense_twin(given, cifar, base, int(seed))
-        result = run_once(given, cifar, base, variant, int(seed), command)
         rows = rows_of(given, result, cifar, facts)
         for row in rows:
             file.add(row, seconds=sum(result.run.seconds.values()) / len(rows))
