@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -237,29 +237,37 @@ def test_a_loss_that_is_not_a_number_stops_with_advice() -> None:
 
 
 class Hungry(nn.Module):
-    """Wants more memory than an address can point to, once it trains on a whole batch."""
+    """Wants more memory than an address can point to: in a pass forward or backward of training, or in use."""
 
-    def __init__(self, *, backward: bool) -> None:
+    def __init__(self, moment: Literal["forward", "backward", "use"]) -> None:
         super().__init__()
         self.inner = network()
-        self.backward = backward
+        self.moment = moment
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.inner(inputs)
-        if not self.training:
+        if self.training == (self.moment == "use"):
             return outputs
-        if self.backward:
+        if self.moment == "backward":
             outputs.register_hook(lambda gradient: torch.empty(10**15))  # type: ignore[no-untyped-call]
             return outputs
         return outputs + torch.empty(10**15).sum()
 
 
-@pytest.mark.parametrize("backward", [False, True])
+BATCHES_OF_16 = r"batches of 16 \(inputs of shape \(16, 1, 6, 6\)\)\. Lower .*--set finetune_batch_size=8"
+
+
+@pytest.mark.parametrize("moment", ["forward", "backward"])
 @pytest.mark.parametrize("layout", ["off", "auto"])
-def test_where_memory_runs_out_the_batch_size_is_named(backward: bool, layout: str) -> None:
-    expected = r"batches of 16 \(inputs of shape \(16, 1, 6, 6\)\)\. Lower .*--set finetune_batch_size=8"
-    with pytest.raises(TrainingError, match=expected):
-        fit(Hungry(backward=backward), *splits(), config(channels_last=layout))
+def test_where_memory_runs_out_the_batch_size_is_named(moment: Literal["forward", "backward"], layout: str) -> None:
+    with pytest.raises(TrainingError, match=BATCHES_OF_16):
+        fit(Hungry(moment), *splits(), config(channels_last=layout))
+
+
+@pytest.mark.parametrize("layout", ["off", "auto"])
+def test_where_memory_runs_out_in_the_teacher_the_batch_size_is_named(layout: str) -> None:
+    with pytest.raises(TrainingError, match=BATCHES_OF_16):
+        fit(network(), *splits(), config(channels_last=layout, distill_weight=0.5), teacher=Hungry("use"))
 
 
 def test_no_epochs_only_measure() -> None:

@@ -36,6 +36,7 @@ from tersenet.train.checkpoint import TrainState, load_checkpoint, run_key, save
 from tersenet.train.config import TrainConfig
 from tersenet.train.epoch import Penalty, Run, loss_function, num_images, own_randomness, tell, train_epoch
 from tersenet.train.losses import distill_loss
+from tersenet.train.memory import enough_memory
 from tersenet.train.optimizer import make_optimizer
 from tersenet.train.precision import choose_placement
 from tersenet.train.teacher import Teacher
@@ -186,7 +187,7 @@ def _prepared(run: Run, state: TrainState | None, batch: Batch) -> TrainState:
 def _settle_teacher(run: Run, teacher: nn.Module, inputs: Inputs, *, folder: Path | None) -> None:
     teacher.eval()
     run.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), enough_memory(inputs):
         fits = takes_channels_last(teacher, inputs, run.placement)
         placement = replace(run.placement, channels_last=fits)
         run.teacher = Teacher(teacher, placement, folder=folder, seed=run.config.seed)
