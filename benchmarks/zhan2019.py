@@ -77,13 +77,13 @@ def network_name(given: argparse.Namespace) -> str:
 
 def opened(given: argparse.Namespace) -> Data:
     """CIFAR-10, or as much of its training images as was asked for."""
-    cifar = replace(data.cifar10(given.data / "cifar10"), num_trial_samples=given.trial_images)
+    cifar = replace(data.cifar10(given.data / "cifar10", cutout=given.cutout), num_trial_samples=given.trial_images)
     return replace(cifar, train=TrainSplit(First(cifar.train.source, given.images))) if given.images else cifar
 
 
 def base_folder(given: argparse.Namespace) -> Path:
     """Where the base and its dense twins are kept."""
-    name = f"base-{given.width:g}-{given.base_epochs}-{given.base_label_smoothing:g}-{given.images}"
+    name = f"base-{given.width:g}-{given.base_epochs}-{given.base_label_smoothing:g}-{given.cutout}-{given.images}"
     return Path(given.work) / name
 
 
@@ -236,6 +236,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=0.5, help="channels over those of VGG-16")
     parser.add_argument("--base-epochs", type=int, default=60)
     parser.add_argument("--base-label-smoothing", type=float, default=0.1)
+    parser.add_argument("--cutout", type=int, default=0, help="side of a square blacked out in every training image")
     parser.add_argument("--noise-epochs", type=int, default=3)
     parser.add_argument("--prune-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning after stage 2")
@@ -270,6 +271,7 @@ def main() -> None:
             "device": given.device,
             "base_epochs": given.base_epochs,
             "base_label_smoothing": given.base_label_smoothing,
+            "cutout": given.cutout,
             "max_size_ratio": given.max_size_ratio,
             "max_flops_ratio": given.max_flops_ratio,
             "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,

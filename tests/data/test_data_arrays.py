@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tersenet.data import ArraySource, Augmentation
-from tersenet.data.augment import random_crop
+from tersenet.data.augment import cut_out, random_crop
 from tersenet.errors import DataError
 
 MEAN, STD = (0.5, 0.25, 0.1), (0.2, 0.4, 0.8)
@@ -98,6 +98,32 @@ def test_every_crop_is_a_window_of_the_padded_image() -> None:
     assert len(seen) > 10
     assert max(top for top, _ in seen) == 4
     assert min(left for _, left in seen) == 0
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 20])
+def test_cutout_blacks_out_a_square_around_any_pixel_and_nothing_else(side: int) -> None:
+    images = torch.randint(1, 256, (400, 3, 5, 7), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    before = images.clone()
+    found = cut_out(images, side, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images, before)
+    gone = found == 0
+    assert torch.equal(found[~gone], images[~gone])
+    assert torch.equal(gone, gone[:, :1].expand_as(gone))
+    corners = {(row - side // 2, column - side // 2) for row in range(5) for column in range(7)}
+    possible = {
+        tuple(top <= row < top + side and left <= column < left + side for row in range(5) for column in range(7))
+        for top, left in corners
+    }
+    assert {tuple(map(bool, mask.flatten())) for mask in gone[:, 0]} == possible
+
+
+def test_a_source_cuts_out_where_it_is_asked_to() -> None:
+    plain, cut = (
+        torch.cat([x for x, _ in source_of(images_of(50), augment).batches(8, shuffle_seed=2, augment=True)])
+        for augment in (None, Augmentation(padding=0, flip=False, cutout=2))
+    )
+    changed = (plain != cut).any(dim=1)
+    assert 0 < changed.float().mean() <= 4 / 36
 
 
 def test_the_border_of_a_crop_is_black_before_normalising() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tersenet.data import ArraySource, Data, cache, cifar10
 from tersenet.data.safe_pickle import read_pickled_dict
@@ -125,6 +126,26 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
     (tmp_path / "a_file").write_text("")
     monkeypatch.setenv("TERSENET_CACHE", str(tmp_path / "a_file" / "cache"))
     check_contents(cifar10(packed(small, tmp_path / "some.tar.gz")))
+
+
+def test_cutout_changes_training_images_alone_and_is_another_data_set(small: Path) -> None:
+    plain, cut, further = (cifar10(small, cutout=side) for side in (0, 8, 9))
+    check_contents(cut)
+    assert len({plain.content_hash, cut.content_hash, further.content_hash}) == 3
+    (ours, _), (theirs, _) = (
+        next(iter(data.train.source.batches(45, shuffle_seed=0, augment=True))) for data in (plain, cut)
+    )
+    changed = (torch.as_tensor(ours) != torch.as_tensor(theirs)).any(dim=1)
+    assert 0 < changed.float().mean() <= 64 / 1024
+    for split in ("search", "test"):
+        (ours, _), (theirs, _) = (next(iter(getattr(data, split).source.batches(10))) for data in (plain, cut))
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
+@pytest.mark.parametrize("side", [-1, 33])
+def test_a_square_that_is_no_part_of_an_image_is_refused(small: Path, side: int) -> None:
+    with pytest.raises(DataError, match=rf"cifar10: cutout={side} is .* Give 0 \(none\) to 32"):
+        cifar10(small, cutout=side)
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:

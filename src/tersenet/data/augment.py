@@ -1,8 +1,11 @@
-"""Random crop and horizontal flip of whole batches.
+"""Random crop, horizontal flip and Cutout of whole batches.
 
 The usual augmentation of small images: pad by zeros before normalising (so the border is a black pixel, not a mean
-one), cut a window of the old size at a random place, mirror every second image. All images of a batch at once: a
-window is one row of a strided view, so that nothing is looped over.
+one), cut a window of the old size at a random place, mirror every second image, and, for longer trainings, black out a
+square. All images of a batch at once: a window is one row of a strided view, so that nothing is looped over.
+
+Source: DeVries and Taylor 2017 (Cutout), arXiv:1708.04552, section 3; a square's centre may be any pixel, so that part
+of it may lie outside. Differs: it is black, as the border of a crop is, where theirs is the mean colour.
 
 Axes: N images, C colours, H and W pixels.
 """
@@ -26,6 +29,9 @@ class Augmentation:
     flip: bool
     """Whether every image is mirrored left to right with probability one half."""
 
+    cutout: int = 0
+    """Side, in pixels, of a square of every image that is set to 0; 0 = none."""
+
     def apply(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Distort each image on its own.
 
@@ -41,6 +47,8 @@ class Augmentation:
         if self.flip:
             mirrored = torch.rand(len(images), generator=generator) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        if self.cutout:
+            images = cut_out(images, self.cutout, generator=generator)
         return images
 
 
@@ -60,3 +68,27 @@ def random_crop(images: Tensor, padding: int, *, generator: torch.Generator) -> 
     padded = F.pad(images, (padding, padding, padding, padding))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, top, left, H, W), a view
     return windows[torch.arange(num_images), :, places[0], places[1]]
+
+
+def cut_out(images: Tensor, side: int, *, generator: torch.Generator) -> Tensor:
+    """Set a square of each image to 0, the centre of which is a random pixel.
+
+    Args:
+        images: shape (N, C, H, W), any type.
+        side: of the square, in pixels, at least 1.
+        generator: source of the places.
+
+    Returns:
+        Shape (N, C, H, W).
+    """
+    num_images, _, height, width = images.shape
+    rows_NH = _within(height, side, num_images, generator=generator)
+    columns_NW = _within(width, side, num_images, generator=generator)
+    return images.masked_fill(rows_NH[:, None, :, None] & columns_NW[:, None, None, :], 0)
+
+
+def _within(length: int, side: int, num_images: int, *, generator: torch.Generator) -> Tensor:
+    """Which pixels along one axis a square covers, shape (N, length)."""
+    first = torch.randint(length, (num_images, 1), generator=generator) - side // 2
+    place = torch.arange(length)
+    return (place >= first) & (place < first + side)

@@ -38,6 +38,7 @@ MD5 = {
 }
 FOLDER = "cifar-10-batches-py"
 NUM_IMAGES, NUM_TRAIN, NUM_TEST = 60_000, 45_000, 10_000
+SIZE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What the published CIFAR ResNets were trained with."""
 
@@ -45,24 +46,31 @@ _MAX_MEMBER_BYTES = 40_000_000
 _DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
 
 
-def cifar10(path: str | Path) -> Data:
+def cifar10(path: str | Path, *, cutout: int = 0) -> Data:
     """CIFAR-10, ten classes, inputs of shape (3, 32, 32).
 
     Args:
         path: the tar archive, the folder ``cifar-10-batches-py``, or a folder with either of them in it.
+        cutout: side, in pixels, of a square that is blacked out in every training image, 0 to 32; 0 = none. Helps
+            where a network fits its training images.
 
     Raises:
         NotFoundError: nothing is there.
-        DataError: the archive is damaged, or a member is missing or not the published one.
+        DataError: the archive is damaged, a member is missing or not the published one, or ``cutout`` is out of range.
     """
+    if not 0 <= cutout <= SIZE:
+        raise DataError(f"cifar10: cutout={cutout} is the side of a square in pixels. Give 0 (none) to {SIZE}.")
+    augment = Augmentation(padding=4, flip=True, cutout=cutout)
     place = _find(Path(path).expanduser())
     stat = place.stat()
     images, labels, digest = _load(place.resolve(), stat.st_size, stat.st_mtime_ns)
+    if cutout:  # other training images, so another data set to a study
+        digest = hashlib.sha256(f"{digest} cutout={cutout}".encode()).hexdigest()
     num_training = NUM_IMAGES - NUM_TEST
 
     def source(start: int, stop: int) -> ArraySource:
         rows = slice(start, stop)
-        return ArraySource(images[rows], labels[rows], mean=MEAN, std=STD, augment=Augmentation(padding=4, flip=True))
+        return ArraySource(images[rows], labels[rows], mean=MEAN, std=STD, augment=augment)
 
     return Data(
         name="cifar10",
@@ -70,7 +78,7 @@ def cifar10(path: str | Path) -> Data:
         search=SearchSplit(source(NUM_TRAIN, num_training)),
         test=TestSplit(source(num_training, NUM_IMAGES)),
         num_classes=10,
-        input_shape=(3, 32, 32),
+        input_shape=(3, SIZE, SIZE),
         content_hash=digest,
     )
 
