@@ -22,6 +22,7 @@ from tersenet.train.variational_terms import (
     log_alpha,
     log_normal,
     rates,
+    standard_normal,
     variational_divergence,
     with_local_noise,
 )
@@ -82,6 +83,19 @@ def test_the_divergence_of_variational_dropout_is_that_of_numerical_integration(
     at_infinity = (np.euler_gamma + math.log(2)) / 2  # minus the mean logarithm of a standard normal's size
     expected = mean_log - value / 2 + at_infinity
     assert float(variational_divergence(value * ONES)) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normal_numbers_keep_shape_layout_and_type_and_are_normal(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    like = torch.ones(40, 50, 10, 20).to(memory_format=layout)
+    drawn = standard_normal(like)
+    assert (drawn.shape, drawn.stride(), drawn.dtype) == (like.shape, like.stride(), like.dtype)
+    places = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    below = torch.stack([(drawn < place).float().mean() for place in places])
+    torch.testing.assert_close(below, torch.special.ndtr(places), atol=0.005, rtol=0.0)
+    assert drawn.unique().numel() > 0.9 * drawn.numel()
+    assert float((drawn.square().mean(dim=(1, 2, 3)) - 1.0).abs().max()) < 0.1  # of each sample
 
 
 def test_noise_has_the_moments_of_its_distribution() -> None:

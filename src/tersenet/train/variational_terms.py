@@ -36,7 +36,7 @@ def information(rate: Tensor, *, max_rate: float) -> Tensor:
 
 def log_normal(rate: Tensor) -> Tensor:
     """One draw of the noise per entry, same shape."""
-    return (rate * torch.randn_like(rate)).exp()
+    return (rate * standard_normal(rate)).exp()
 
 
 def log_alpha(weight: Tensor, log_variance: Tensor) -> Tensor:
@@ -51,4 +51,14 @@ def variational_divergence(log_alphas: Tensor) -> Tensor:
 
 def with_local_noise(mean: Tensor, variance: Tensor) -> Tensor:
     """A draw of sums whose terms are noisy, one per output, from their mean and variance, same shape."""
-    return mean + (variance + _TINY).sqrt() * torch.randn_like(mean)
+    return mean + (variance + _TINY).sqrt() * standard_normal(mean)
+
+
+def standard_normal(like: Tensor) -> Tensor:
+    """Draws in shape, layout and type of ``like``.
+
+    They are drawn along the memory, since torch fills a tensor in channels_last layout one number at a time.
+    """
+    drawn = torch.empty_like(like)
+    drawn.as_strided((drawn.numel(),), (1,)).normal_()
+    return drawn
