@@ -27,7 +27,7 @@ from itertools import accumulate
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, command_line, parsed, print_rows, run_fields
+from rows import ResultFile, command_line, delivered_fields, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, compress
@@ -127,7 +127,7 @@ def row_of(run: RunSummary, setting: Setting, job: str) -> dict[str, object]:
     if "-from-" in method:
         row["zero_shot_top1"] = run.trials[0].quality
     if int(epochs):
-        row |= {"top1": run.compressed.top1, "finetune_seconds": run.seconds["finetune"]}
+        row |= {"top1": run.compressed.top1, "finetune_seconds": run.seconds["finetune"], **delivered_fields(run)}
     return row
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, command_line, parsed, print_rows, run_fields
+from rows import ResultFile, command_line, delivered_fields, parsed, print_rows, run_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, Result, compress
@@ -36,16 +36,12 @@ def row_of(run: RunSummary, *, seed: int, epochs: int) -> dict[str, object]:
     """One row of the result file."""
     own = [point for point in run.trials if point.method == run.recipe]
     warmup = [point for point in own if point.phase == "warmup"]
-    latency = {one.runtime: one.median_ms for one in run.compressed.latency}
-    before = {one.runtime: one.median_ms for one in run.dense.latency}
     row: dict[str, object] = {
         **run_fields(run, seed=seed, epochs=epochs),
-        "size_bytes": run.compressed.size_bytes,
-        "compression_ratio": run.original_bytes / (run.compressed.size_bytes or 1),
+        **delivered_fields(run),
         "num_trials": len(own),
         "search_seconds": run.seconds.get("search"),
         "finetune_seconds": run.seconds["finetune"],
-        "latency_ratio": {name: latency[name] / before[name] for name in latency if name in before},
     }
     if epochs:
         row |= {"top1": run.compressed.top1, "top5": run.compressed.top5}

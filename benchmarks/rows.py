@@ -108,6 +108,16 @@ def run_fields(run: RunSummary, *, seed: int, epochs: int) -> dict[str, object]:
     }
 
 
+def delivered_fields(run: RunSummary) -> dict[str, object]:
+    """Bytes of the packed file and latency, over those of the original."""
+    before, after = ({one.runtime: one.median_ms for one in m.latency} for m in (run.dense, run.compressed))
+    return {
+        "size_bytes": run.compressed.size_bytes,
+        "compression_ratio": run.original_bytes / (run.compressed.size_bytes or 1),
+        "latency_ratio": {name: ms / before[name] for name, ms in after.items() if name in before},
+    }
+
+
 def print_rows(rows: Iterable[dict[str, object]], columns: tuple[str, ...]) -> None:
     """Print rows as a table."""
     cells = [list(columns)] + [[_text(row.get(column)) for column in columns] for row in rows]
