@@ -162,7 +162,7 @@ def run_once(
             finetune_epochs=given.epochs,
             controls=(),
             device=given.device,
-            out=given.work / f"{network_name(given)}-{variant}-{seed}",
+            out=given.work / f"{network_name(given)}-{variant}-{seed}-{round(1 / given.max_size_ratio)}",
             model_name=network_name(given),
             weights_saw_search=False,
             command=command,
