@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, command_line, parsed, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields, size_fields
 
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, TrainOptions, compress, train
@@ -223,8 +223,7 @@ def row_of(run: RunSummary, *, method: str, seed: int, settings: Mapping[str, ob
         "num_params": run.compressed.num_params,
         "nonzero_ratio": left / (run.dense.num_params or 1),
         "nonzero_macs_ratio": (run.compressed.nonzero_macs or run.compressed.macs or 0) / (run.dense.macs or 1),
-        "size_bytes": run.compressed.size_bytes,
-        "compression_ratio": run.original_bytes / (run.compressed.size_bytes or 1),
+        **size_fields(run.compressed, run.original_bytes),
         "num_trials": len(run.trials),
         "num_off": sum(point.num_off for point in run.rounds),
         "num_woken": sum(point.num_woken for point in run.rounds),

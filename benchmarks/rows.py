@@ -14,6 +14,7 @@ import torch
 
 from tersenet import __version__
 from tersenet.core.files import write_whole
+from tersenet.core.metrics import Metrics
 from tersenet.core.summary import RunSummary
 
 RESULTS = Path(__file__).parent / "results"
@@ -108,12 +109,16 @@ def run_fields(run: RunSummary, *, seed: int, epochs: int) -> dict[str, object]:
     }
 
 
+def size_fields(metrics: Metrics, original_bytes: int) -> dict[str, object]:
+    """Bytes of a packed file, and how many times more the original has."""
+    return {"size_bytes": metrics.size_bytes, "compression_ratio": original_bytes / (metrics.size_bytes or 1)}
+
+
 def delivered_fields(run: RunSummary) -> dict[str, object]:
-    """Bytes of the packed file and latency, over those of the original."""
+    """Bytes of the packed file and latency, against those of the original."""
     before, after = ({one.runtime: one.median_ms for one in m.latency} for m in (run.dense, run.compressed))
     return {
-        "size_bytes": run.compressed.size_bytes,
-        "compression_ratio": run.original_bytes / (run.compressed.size_bytes or 1),
+        **size_fields(run.compressed, run.original_bytes),
         "latency_ratio": {name: ms / before[name] for name, ms in after.items() if name in before},
     }
 

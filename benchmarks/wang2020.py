@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, command_line, parsed, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields, size_fields
 
 from tersenet import Policy, Target, data, models
 from tersenet.api import CompressOptions, apply, compress
@@ -180,8 +180,7 @@ def row_of(run: RunSummary, *, row: str, seed: int, untuned: float | None) -> di
         "row": row,
         "top1_untuned": untuned,
         "paper_ratio": cut_ratio if run.paper_ratio is None else run.paper_ratio,
-        "size_bytes": run.compressed.size_bytes,
-        "compression_ratio": run.original_bytes / (run.compressed.size_bytes or 1),
+        **size_fields(run.compressed, run.original_bytes),
         "top1": run.compressed.top1,
         "top5": run.compressed.top5,
         "clusters": f"{min(counts)} to {max(counts)}" if counts else None,

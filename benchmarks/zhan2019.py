@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ResultFile, command_line, parsed, print_rows, run_fields
+from rows import ResultFile, command_line, parsed, print_rows, run_fields, size_fields
 
 from tersenet import Target, data
 from tersenet.api import CompressOptions, Result, TrainOptions, compress, evaluate, train
@@ -48,7 +48,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "filter_position": {"unit": "filter_position"},
     "element": {"unit": "element"},
 }
-CONTROLS = ("uniform", "random", "cem")
 CONVERGED_TOP1 = 93.0
 CONVERGED_EPOCHS = 100
 NOISE_LEARNING_RATE = 0.02
@@ -139,7 +138,7 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
 def bounds_of(given: argparse.Namespace, file: ResultFile, variant: str, facts: dict[str, object]) -> Target:
     """What a variant must keep to."""
     max_params_ratio = None if variant == "kernels" else given.max_params_ratio
-    if variant not in CONTROLS:
+    if "agent" not in VARIANTS[variant]:  # no control
         return Target(max_size_ratio=given.max_size_ratio, max_params_ratio=max_params_ratio)
     agent = file.first(**{**facts, "method": "zhan2019"})
     if agent is None:
@@ -190,8 +189,7 @@ def costs(metrics: Metrics, dense: Metrics, original_bytes: int) -> dict[str, ob
         "num_params": dense.num_params,
         "params_ratio": (metrics.num_params or 0) / dense.num_params,
         "nonzero_params_ratio": (metrics.num_nonzero or metrics.num_params or 0) / dense.num_params,
-        "size_bytes": metrics.size_bytes,
-        "compression_ratio": original_bytes / (metrics.size_bytes or 1),
+        **size_fields(metrics, original_bytes),
     }
 
 
@@ -260,7 +258,7 @@ def main() -> None:
     command = "python benchmarks/zhan2019.py " + " ".join(sys.argv[1:])
     file = ResultFile("zhan2019", command="python benchmarks/zhan2019.py")
     cifar = opened(given)
-    base, base_top1 = trained_base(given, cifar)
+    trained: tuple[nn.Module, float] | None = None
     for job in given.jobs:
         variant, _, seed = job.partition(":")
         facts: dict[str, object] = {
@@ -279,6 +277,8 @@ def main() -> None:
         if file.has(**facts):
             continue
         target = bounds_of(given, file, variant, facts)
+        trained = trained or trained_base(given, cifar)
+        base, base_top1 = trained
         facts["top1_base"] = base_top1
         facts["base_converged"] = given.base_epochs >= CONVERGED_EPOCHS and base_top1 >= CONVERGED_TOP1
         result = run_once(given, cifar, base, variant, int(seed), target, command)

@@ -107,8 +107,7 @@ def _search(prepared: Prepared, study: Study, evaluator: Evaluator, *, seed: int
     chosen = options.deliver or method.name
     winner = max((entry for entry in confirmed if entry[1].method == chosen), key=_confirmed_quality)
     dense = remembered(study, "dense", lambda: evaluator.confirm(Policy()))
-    if study.fact(SEARCHED) is None:  # a finished study is only read
-        study.set_fact(SEARCHED, True)
+    study.set_fact(SEARCHED, True)
     told = [*trials, *own]
     return Found(
         winner=winner[0].policy,

@@ -51,8 +51,8 @@ def cifar10(path: str | Path, *, cutout: int = 0) -> Data:
 
     Args:
         path: the tar archive, the folder ``cifar-10-batches-py``, or a folder with either of them in it.
-        cutout: side, in pixels, of a square that is blacked out in every training image, 0 to 32; 0 = none. Helps
-            where a network fits its training images.
+        cutout: side, in pixels, of a square that is blacked out in every training image, 0 to 32; 0 = none. Meant
+            for trainings in which a network fits its images.
 
     Raises:
         NotFoundError: nothing is there.

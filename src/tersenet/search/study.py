@@ -171,17 +171,23 @@ class Study:
 
     def fact(self, key: str) -> JsonValue:
         """What was kept under ``key``; None if nothing was."""
-        with self._errors():
-            row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        if row is None:
+        text = self._fact_text(key)
+        if text is None:
             return None
-        value: JsonValue = json.loads(row[0])
+        value: JsonValue = json.loads(text)
         return value
 
     def set_fact(self, key: str, value: object) -> None:
-        """Keep a JSON value under ``key``, replacing what was there."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
+        """Keep a JSON value under ``key``, replacing what was there; the same value is not written again."""
+        text = json.dumps(value)
+        if self._fact_text(key) != text:
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, text))
+
+    def _fact_text(self, key: str) -> str | None:
+        with self._errors():
+            row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
 
     def record_asked(self, trial: Trial) -> None:
         """Keep a policy before it is evaluated."""
