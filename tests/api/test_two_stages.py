@@ -18,6 +18,8 @@ from tersenet.core.summary import StageSummary
 from tersenet.data import Data
 from tersenet.errors import TargetError
 from tersenet.pack import read_info
+from tersenet.recipes import registry
+from tersenet.recipes.zhan2019 import Zhan2019Config
 
 SMALL = Target(max_size_ratio=0.06, max_params_ratio=0.7)
 
@@ -186,6 +188,32 @@ def test_ablations_and_controls_are_delivered_like_the_agents_network(
         assert not result.policy.channels
 
 
+@pytest.mark.slow
+def test_parameters_that_are_not_zero_have_a_bound_of_their_own(digits: Data, digits_cnn: nn.Module) -> None:
+    few = options(unit="element", max_nonzero_ratio=0.2, max_flops_ratio=1.0)
+    target = Target(max_size_ratio=0.1)
+    result = compress(digits_cnn, data=digits, target=target, recipe="zhan2019", seed=0, options=few)
+    first, num_params = result.run.first_stage, result.run.dense.num_params
+    assert first is not None
+    assert num_params is not None
+    assert first.tuned.num_nonzero is not None
+    assert 0.15 * num_params < first.tuned.num_nonzero <= 0.2 * num_params
+    assert first.tuned.num_params is not None
+    assert first.tuned.num_params > 0.3 * num_params  # a dense runtime holds the zeros
+    assert all(point.costs["nonzero_params"] <= 0.2 for point in first.trials)
+
+
+def test_the_first_stage_can_be_tuned_at_its_own_learning_rate() -> None:
+    recipe = registry.get("zhan2019")
+    same = recipe.configure({"finetune_learning_rate": 0.01})
+    own = recipe.configure({"finetune_learning_rate": 0.01, "prune_learning_rate": 0.05})
+    assert isinstance(same, Zhan2019Config)
+    assert isinstance(own, Zhan2019Config)
+    assert same.of_stage_1().finetune_learning_rate == 0.01
+    assert own.of_stage_1().finetune_learning_rate == 0.05
+    assert own.finetune_learning_rate == 0.01
+
+
 def test_a_hand_written_policy_that_was_not_learned_is_refused(digits: Data, digits_cnn: nn.Module) -> None:
     decision = KernelDecision(unit="kernel", keep_ratio=0.5, criterion="information_dropout")
     with pytest.raises(ValueError, match="zhan2019"):
@@ -193,6 +221,9 @@ def test_a_hand_written_policy_that_was_not_learned_is_refused(digits: Data, dig
 
 
 def test_what_cannot_be_reached_is_refused_before_anything_is_trained(digits: Data, digits_cnn: nn.Module) -> None:
-    few = options(prunes="kernels", units_lower_bound=0.5)
-    with pytest.raises(TargetError, match=r"max_flops_ratio=0\.4"):
-        compress(digits_cnn, data=digits, target=Target(max_size_ratio=0.1), recipe="zhan2019", seed=0, options=few)
+    for few, asked in (
+        (options(prunes="kernels", units_lower_bound=0.5), r"max_flops_ratio=0\.4"),
+        (options(max_nonzero_ratio=0.001, max_flops_ratio=1.0), r"max_nonzero_ratio=0\.001 .* nonzero_params down to"),
+    ):
+        with pytest.raises(TargetError, match=asked):
+            compress(digits_cnn, data=digits, target=Target(max_size_ratio=0.1), recipe="zhan2019", seed=0, options=few)

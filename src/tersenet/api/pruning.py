@@ -107,6 +107,7 @@ def _prepare_stage(job: TuningJob, config: Zhan2019Config) -> Prepared:
     nonzero_macs = masked_cost_table(graph, "macs", layers, unit=config.unit, steps=steps)
     nonzero_params = masked_cost_table(graph, "params", layers, unit=config.unit, steps=steps)
     macs, params = prepared.cost("macs"), prepared.cost("params")
+    share = config.max_nonzero_ratio
     costs = (
         replace(macs, table=ChannelCost(nonzero_macs.dense)),
         replace(params, table=ChannelCost(nonzero_params.dense)),
@@ -117,7 +118,13 @@ def _prepare_stage(job: TuningJob, config: Zhan2019Config) -> Prepared:
             original=macs.original,
             asked=f"max_flops_ratio={config.max_flops_ratio:g}",
         ),
-        Limit(kind="nonzero_params", table=nonzero_params, maximum=math.inf, original=params.original),
+        Limit(
+            kind="nonzero_params",
+            table=nonzero_params,
+            maximum=math.inf if share is None else share * params.original,
+            original=params.original,
+            asked="" if share is None else f"max_nonzero_ratio={share:g}",
+        ),
     )
     build = prepared.recipe.build_first
     assert build is not None
@@ -161,7 +168,10 @@ def _order(graph: ModelGraph, groups: IntArray, layers: tuple[str, ...]) -> IntA
 
 
 def _with_noise(job: TuningJob, stage: Prepared, config: Zhan2019Config) -> Prepared:
-    """The stage with a network that was trained with noise, and what that told; as it is where nothing asks for it."""
+    """The stage with what a copy of the network told that was trained with noise; as it is where nothing asks for it.
+
+    The weights stay those of the network as it came: noise that prunes takes most of what it knows within few epochs.
+    """
     if not (config.learns_units or config.learns_channels):
         return stage
     noisy = duplicate(job.prepared.model)
@@ -181,7 +191,7 @@ def _with_noise(job: TuningJob, stage: Prepared, config: Zhan2019Config) -> Prep
         progress=job.options.progress,
     )
     _check_learned(stage, learned, config)
-    return replace(stage, model=noisy.eval(), learned=learned)
+    return replace(stage, learned=learned)
 
 
 def _check_learned(stage: Prepared, learned: Learned, config: Zhan2019Config) -> None:

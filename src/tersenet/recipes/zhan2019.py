@@ -10,7 +10,8 @@ variational dropout in the second). State, reward and constants are not public; 
 reward (He et al. 2018, arXiv:1802.03494, section 3.3) and HAQ's agent (Wang et al. 2019, arXiv:1811.08886).
 Differs: accuracy in the loop is that of held-out images, not of the test set; channels are cut; both agents keep an
 exact budget, of MACs whose weight is not zero and of bytes of the real file; how much goes inside kernels is decided
-layer by layer, since the paper's threshold is not public.
+layer by layer, since the paper's threshold is not public; noise says what goes, and the weights that stay are those of
+the network as it came.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     """Share of the multiply-accumulates that may be left after stage 1, those of zeros not counted. Bounds of the
     target on MACs and parameters hold beside it for what a dense runtime does."""
 
+    max_nonzero_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of the parameters that may be left after stage 1, zeros not counted; None: no bound but the target's."""
+
     units_lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     """Share of a layer's units that always stays."""
 
@@ -91,6 +95,9 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
 
     prune_epochs: Annotated[int, Field(ge=0)] = 20
     """Epochs of fine-tuning after stage 1."""
+
+    prune_learning_rate: Positive | None = None
+    """Peak learning rate of that; None: that of the fine-tuning after stage 2."""
 
     prune_decoder: Literal["level", "wall"] = "level"
     """How stage 1 holds its budget: one level for all decisions, or AMC's wall."""
@@ -118,10 +125,14 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
         return learned if self.unit_criterion == "learned" else self.unit_criterion
 
     def of_stage_1(self) -> Zhan2019Config:
-        """The same for the first stage: its trials and its epochs."""
-        trials = self.trials if self.prune_trials is None else self.prune_trials
+        """The same for the first stage: its trials, its fine-tuning and its decoder."""
         return self.model_copy(
-            update={"trials": trials, "finetune_epochs": self.prune_epochs, "decoder": self.prune_decoder}
+            update={
+                "trials": self.trials if self.prune_trials is None else self.prune_trials,
+                "finetune_epochs": self.prune_epochs,
+                "finetune_learning_rate": self.prune_learning_rate or self.finetune_learning_rate,
+                "decoder": self.prune_decoder,
+            }
         )
 
 
