@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from tersenet import Policy, Target, load
+from tersenet import Policy, Target, load, recipes
 from tersenet.api import CompressOptions, Result, apply, compress
 from tersenet.core.policy import KernelDecision, Linear
 from tersenet.core.summary import StageSummary
 from tersenet.data import Data
 from tersenet.errors import TargetError
 from tersenet.pack import read_info
-from tersenet.recipes import registry
 from tersenet.recipes.zhan2019 import Zhan2019Config
 
 SMALL = Target(max_size_ratio=0.06, max_params_ratio=0.7)
@@ -204,7 +203,7 @@ def test_parameters_that_are_not_zero_have_a_bound_of_their_own(digits: Data, di
 
 
 def test_the_first_stage_can_be_tuned_at_its_own_learning_rate() -> None:
-    recipe = registry.get("zhan2019")
+    recipe = recipes.get("zhan2019")
     same = recipe.configure({"finetune_learning_rate": 0.01})
     own = recipe.configure({"finetune_learning_rate": 0.01, "prune_learning_rate": 0.05})
     assert isinstance(same, Zhan2019Config)
