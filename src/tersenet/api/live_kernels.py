@@ -15,7 +15,7 @@ from torch import nn
 from tersenet import pack
 from tersenet.api.options import CompressOptions
 from tersenet.core.target import Target
-from tersenet.envs import KernelSpace, Limit, SwitchedKernels, UnitCost
+from tersenet.envs import KernelSpace, Limit, SwitchedKernels, UnitCost, nonzero_params_limit
 from tersenet.errors import ModelError, SearchError, TargetError
 from tersenet.graph import Layer, ModelGraph
 from tersenet.recipes.khatri2020 import Khatri2020Config
@@ -103,15 +103,8 @@ def kernel_costs(
     tables = [UnitCost(total - float(own @ counts), own) for total, own in zip(totals, prices, strict=True)]
     limits = {} if target is None else target.limits({"size_bytes": originals[2]})
     asked = {} if target is None else target.asked({"size_bytes": originals[2]})
-    share = config.max_nonzero_ratio
     return (
-        Limit(
-            kind="nonzero_params",
-            table=tables[0],
-            maximum=math.inf if share is None else share * originals[0],
-            original=originals[0],
-            asked="" if share is None else f"max_nonzero_ratio={share:g}",
-        ),
+        nonzero_params_limit(tables[0], original=originals[0], max_nonzero_ratio=config.max_nonzero_ratio),
         Limit(kind="nonzero_macs", table=tables[1], maximum=math.inf, original=originals[1]),
         Limit(
             kind="size_bytes",

@@ -34,7 +34,7 @@ from tersenet.core.files import write_whole
 from tersenet.core.protocols import IntArray
 from tersenet.core.summary import StageSummary
 from tersenet.criteria import Learned
-from tersenet.envs import JointSpace, Limit, nothing_to_cut, refuse_unreachable
+from tersenet.envs import JointSpace, Limit, nonzero_params_limit, nothing_to_cut, refuse_unreachable
 from tersenet.envs.joint_space import STEPS
 from tersenet.errors import ModelError
 from tersenet.graph import ChannelCost, ModelGraph, duplicate, masked_cost_table, trace
@@ -107,7 +107,6 @@ def _prepare_stage(job: TuningJob, config: Zhan2019Config) -> Prepared:
     nonzero_macs = masked_cost_table(graph, "macs", layers, unit=config.unit, steps=steps)
     nonzero_params = masked_cost_table(graph, "params", layers, unit=config.unit, steps=steps)
     macs, params = prepared.cost("macs"), prepared.cost("params")
-    share = config.max_nonzero_ratio
     costs = (
         replace(macs, table=ChannelCost(nonzero_macs.dense)),
         replace(params, table=ChannelCost(nonzero_params.dense)),
@@ -118,13 +117,7 @@ def _prepare_stage(job: TuningJob, config: Zhan2019Config) -> Prepared:
             original=macs.original,
             asked=f"max_flops_ratio={config.max_flops_ratio:g}",
         ),
-        Limit(
-            kind="nonzero_params",
-            table=nonzero_params,
-            maximum=math.inf if share is None else share * params.original,
-            original=params.original,
-            asked="" if share is None else f"max_nonzero_ratio={share:g}",
-        ),
+        nonzero_params_limit(nonzero_params, original=params.original, max_nonzero_ratio=config.max_nonzero_ratio),
     )
     build = prepared.recipe.build_first
     assert build is not None

@@ -1,7 +1,7 @@
 """Walks over decisions, budgets that are kept exactly, and rewards as pure functions."""
 
 from tersenet.envs import rewards
-from tersenet.envs.budget import Budget, Limit, reachable, refuse_unreachable
+from tersenet.envs.budget import Budget, Limit, nonzero_params_limit, reachable, refuse_unreachable
 from tersenet.envs.decisions import ChannelDecisions, DecisionPoint, Decisions, StorageDecisions, storage_form
 from tersenet.envs.decoding import DecoderName, fill, level, nearest, sweep, wall, wall_step
 from tersenet.envs.joint_space import JointDecisions, JointSpace
@@ -45,6 +45,7 @@ __all__ = [
     "fill",
     "level",
     "nearest",
+    "nonzero_params_limit",
     "nothing_to_cut",
     "rate_distortion",
     "reachable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tersenet.core.protocols import CostTable, IntArray
@@ -34,6 +35,23 @@ class Limit:
 
     asked: str = ""
     """The bound as the user gave it, for messages; empty where nobody did."""
+
+
+def nonzero_params_limit(table: CostTable, *, original: float, max_nonzero_ratio: float | None) -> Limit:
+    """The bound of recipes that prune inside layers on parameters that are not zero; without a ratio everything fits.
+
+    Args:
+        table: parameters that are not zero.
+        original: parameters of the uncompressed network.
+        max_nonzero_ratio: share of them, as the user gave it.
+    """
+    return Limit(
+        kind="nonzero_params",
+        table=table,
+        maximum=math.inf if max_nonzero_ratio is None else max_nonzero_ratio * original,
+        original=original,
+        asked="" if max_nonzero_ratio is None else f"max_nonzero_ratio={max_nonzero_ratio:g}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
