@@ -37,6 +37,7 @@ from tersenet.core.metrics import Metrics
 from tersenet.data import Data, First, TrainSplit
 from tersenet.measurement import measure_quality
 from tersenet.models.vgg import VGG, VGG16
+from tersenet.recipes.zhan2019 import Zhan2019Config
 from tersenet.train import TrainConfig, fit
 
 UNIT = "element"
@@ -175,6 +176,7 @@ def run_once(
                 "max_nonzero_ratio": given.max_nonzero_ratio,
                 "unit": UNIT,
                 "lower_bound": given.lower_bound,
+                "units_lower_bound": given.units_lower_bound,
                 "noise_epochs": given.noise_epochs,
                 "noise_learning_rate": NOISE_LEARNING_RATE,
                 "prune_epochs": given.prune_epochs,
@@ -244,9 +246,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--base-label-smoothing", type=float, default=0.1)
     parser.add_argument("--cutout", type=int, default=12, help="side of a square blacked out in every training image")
     parser.add_argument("--noise-epochs", type=int, default=3)
-    parser.add_argument("--prune-epochs", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning after stage 2")
-    parser.add_argument("--trials", type=int, default=150, help="per stage")
+    parser.add_argument("--prune-epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=21, help="of fine-tuning after stage 2")
+    parser.add_argument("--trials", type=int, default=400, help="per stage")
     parser.add_argument("--trial-images", type=int, default=1000)
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
     parser.add_argument("--max-params-ratio", type=float, help="parameters for a dense runtime, zeros included")
@@ -254,6 +256,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--max-flops-ratio", type=float, default=0.5)
     parser.add_argument("--max-size-ratio", type=float, default=1 / 33)
     parser.add_argument("--lower-bound", type=float, default=0.1, help="share of a group's channels that stays")
+    parser.add_argument("--units-lower-bound", type=float, default=0.02, help="share of a layer's units that stays")
     given = parsed(parser)
     for job in given.jobs:
         if job.partition(":")[0] not in VARIANTS:
@@ -285,6 +288,8 @@ def main() -> None:
             "max_nonzero_ratio": given.max_nonzero_ratio,
             "unit": VARIANTS[variant].get("unit", UNIT),
             "lower_bound": given.lower_bound,
+            "units_lower_bound": given.units_lower_bound,
+            "bootstrap": Zhan2019Config().bootstrap,
             "trials": given.trials,
             "prune_learning_rate": PRUNE_LEARNING_RATE,
             "finetune_learning_rate": FINETUNE_LEARNING_RATE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tersenet.core.policy import ChannelDecision, Policy
 from tersenet.core.protocols import Evaluator
 from tersenet.data.batches import BatchSource
-from tersenet.data.splits import SearchSplit, TrainSplit
+from tersenet.data.splits import Inputs, SearchSplit, TrainSplit
 from tersenet.errors import DataError, PolicyError, SearchError
 from tersenet.evaluators import FreshEvaluator
 from tersenet.graph import trace
@@ -113,6 +113,29 @@ def by_hand(net: SmallNet, splits: tuple[TrainSplit, SearchSplit]) -> Tensor:
         x = F.relu(norm(F.conv2d(x, net.conv2.weight[:, keep], padding=1), raw2, net.bn2, all_rows))
         logits: Tensor = net.linear(x.mean(dim=(2, 3)))
         return logits.argmax(dim=1) == labels
+
+
+class HalfBlack(BatchSource):
+    """Its augmentation blacks out the left half of every picture."""
+
+    def batches(self, batch_size: int, *, augment: bool = False, **range_: Any) -> Iterator[tuple[Inputs, Any]]:
+        for inputs, targets in super().batches(batch_size, augment=augment, **range_):
+            assert isinstance(inputs, Tensor)
+            yield (inputs * (torch.arange(6) > 2) if augment else inputs), targets
+
+
+def test_statistics_are_measured_on_inputs_distorted_as_in_training(
+    net: SmallNet, graph: ModelGraph, splits: tuple[TrainSplit, SearchSplit]
+) -> None:
+    distorted = HalfBlack([(pictures(128, seed=1), torch.zeros(128, dtype=torch.long))])
+    right, wrong = (
+        by_hand(net, (TrainSplit(BatchSource([next(distorted.batches(128, augment=augment))])), splits[1]))
+        for augment in (True, False)
+    )
+    trial = evaluator(net, graph, (TrainSplit(distorted), splits[1])).evaluate(half())
+    assert trial.metrics.top1 == pytest.approx(100.0 * float(right[:NUM_TRIAL].float().mean()))
+    assert not torch.equal(right, wrong)
+    assert trial.metrics.top1 != pytest.approx(100.0 * float(wrong[:NUM_TRIAL].float().mean()))
 
 
 def test_a_trial_is_cut_recalibrated_and_measured_on_the_first_images(

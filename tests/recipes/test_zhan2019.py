@@ -74,6 +74,23 @@ def test_every_policy_of_the_first_stage_keeps_its_bound(agent: str, tmp_path: P
         assert trial.reward == pytest.approx(-error * math.log(cost) / math.log(limit.original))
 
 
+def test_a_bootstrap_changes_what_is_proposed_once_something_is_learned(tmp_path: Path) -> None:
+    recipe = recipes.get("zhan2019")
+    build = recipe.build_first
+    assert build is not None
+    proposed = []
+    for bootstrap in (False, True):
+        config = recipe.configure({"trials": 12, "bootstrap": bootstrap})
+        assert isinstance(config, recipes.zhan2019.Zhan2019Config)
+        with Study(tmp_path / f"{bootstrap}.sqlite", identity={}) as study:
+            method = build(a_problem(), config.of_stage_1())
+            trials = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
+        proposed.append(np.stack([trial.proposals for trial in trials]))
+    num_warmup = 3
+    np.testing.assert_array_equal(proposed[0][: num_warmup + 1], proposed[1][: num_warmup + 1])
+    assert not np.array_equal(proposed[0][num_warmup + 2 :], proposed[1][num_warmup + 2 :])
+
+
 def test_observations_tell_groups_from_layers() -> None:
     problem = a_problem()
     assert isinstance(problem.space, JointSpace)

@@ -179,9 +179,10 @@ def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Cod
 
 
 def calibration_inputs(job: TuningJob) -> list[Inputs]:
-    """Training inputs that statistics are measured on."""
+    """Training inputs that statistics are measured on, distorted as in training; a fixed choice by the seed."""
     placement = placement_of(job.prepared.model)
-    batches = job.data.train.source.batches(job.prepared.config.finetune_batch_size, first=REPAIR_SAMPLES)
+    size = job.prepared.config.finetune_batch_size
+    batches = job.data.train.source.batches(size, shuffle_seed=job.seed, augment=True, first=REPAIR_SAMPLES)
     return [placement.put(inputs) for inputs, _ in batches]
 
 

@@ -148,7 +148,7 @@ class FreshEvaluator:
             "batch_size": str(self._batch_size),
             "torch": torch.__version__,
             "trial_samples": str(self._num_trial_samples),
-            "recalibration_samples": str(sum(num_in(inputs) for inputs in self._calibration)),
+            "recalibration_samples": f"{sum(num_in(inputs) for inputs in self._calibration)} augmented",
             "repair": self._repair_name,
             "metric": self._task.quality_name,
             "seed": str(self._seed),
@@ -267,14 +267,15 @@ class FreshEvaluator:
         return PlacedBatches(self._search, self._fp32, batch_size=self._batch_size, skip=skip, first=first)
 
     def _read_inputs(self, source: Source, num_samples: int) -> list[Inputs]:
-        """Batches of one size; a shorter last one would count too much in the average."""
+        """Batches of one size, distorted as in training, since statistics were measured on such inputs when the weights
+        learned to live with them; a shorter last one would count too much in the average."""
         placement = self._fp32
         size = min(self._batch_size, num_samples)
         devices = [placement.device] if placement.device.type == "cuda" else []
         found: list[Inputs] = []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._seed)  # a user's own loader mixes its samples by the global generator
-            for inputs, _ in source.batches(size, shuffle_seed=self._seed):
+            for inputs, _ in source.batches(size, shuffle_seed=self._seed, augment=True):
                 found.append(placement.put(inputs))
                 if sum(num_in(batch) for batch in found) + size > num_samples:
                     break

@@ -50,13 +50,24 @@ def build(problem: Problem, config: ChannelConfig) -> Method:
 
 
 def haq_search(
-    name: str, problem: Problem, config: ChannelConfig, *, decoder: DecoderName, reward: Reward = storage_reward
+    name: str,
+    problem: Problem,
+    config: ChannelConfig,
+    *,
+    decoder: DecoderName,
+    reward: Reward = storage_reward,
+    bootstrap: bool = True,
 ) -> Method:
     """HAQ's agent: one action per decision, 300-300, 128 steps of replay per decision, noise from 0.5 down."""
     env = make_env(problem, config, decoder=decoder)
     num_warmup = warmup_part(config.trials, part=4)
     agent = DDPG(
-        DDPGConfig(num_trials=config.trials, warmup_trials=num_warmup, replay_size=128 * env.num_decisions),
+        DDPGConfig(
+            num_trials=config.trials,
+            warmup_trials=num_warmup,
+            replay_size=128 * env.num_decisions,
+            bootstrap=bootstrap,
+        ),
         observation_size=env.observation_space.size,
         action_space=env.action_space,
         seed=problem.seed,

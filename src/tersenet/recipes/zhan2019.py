@@ -78,7 +78,7 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     max_nonzero_ratio: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of the parameters that may be left after stage 1, zeros not counted; None: no bound but the target's."""
 
-    units_lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    units_lower_bound: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Share of a layer's units that always stays."""
 
     noise_epochs: Annotated[int, Field(ge=0)] = 10
@@ -104,6 +104,9 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
 
     decoder: DecoderName = "sweep"
     """How stage 2 holds its budget: HAQ's sweep, AMC's wall, or one level."""
+
+    bootstrap: bool = False
+    """Whether the agents' critics add the next step's value to the reward, which every step carries in full already."""
 
     agent: Literal["ddpg", "uniform", "random", "cem"] = "ddpg"
     """What decides in both stages; the others are controls, to be tuned and delivered like the agent's network."""
@@ -152,7 +155,7 @@ def _method(name: str, problem: Problem, config: ChannelConfig, *, cost: CostKin
     if config.agent != "ddpg":
         control = registry.get(config.agent)
         return replace(control.build(problem, as_control(config, control)), name=name, reward=reward)
-    return haq_search(name, problem, config, decoder=config.decoder, reward=reward)
+    return haq_search(name, problem, config, decoder=config.decoder, reward=reward, bootstrap=config.bootstrap)
 
 
 def joint_reward(problem: Problem, config: ChannelConfig, kind: CostKind) -> Reward:
