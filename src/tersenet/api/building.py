@@ -179,7 +179,7 @@ def code_and_tune(job: TuningJob, cut: CutNetwork, policy: Policy, *, coder: Cod
 
 
 def calibration_inputs(job: TuningJob) -> list[Inputs]:
-    """Training inputs that statistics are measured on, distorted as in training; a fixed choice by the seed."""
+    """Training inputs that statistics are measured on, distorted as in training."""
     placement = placement_of(job.prepared.model)
     size = job.prepared.config.finetune_batch_size
     batches = job.data.train.source.batches(size, shuffle_seed=job.seed, augment=True, first=REPAIR_SAMPLES)
