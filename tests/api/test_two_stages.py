@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_arrays
 from torch import nn
 
 from tersenet import Policy, Target, load, recipes
@@ -21,6 +24,7 @@ from tersenet.pack import read_info
 from tersenet.recipes.zhan2019 import Zhan2019Config
 
 SMALL = Target(max_size_ratio=0.06, max_params_ratio=0.7)
+LAYERS = ("stem", "block1.conv1", "block1.conv2", "down", "block2.conv1", "block2.conv2", "conv3", "conv4")
 
 
 def options(out: Path | None = None, **recipe: object) -> CompressOptions:
@@ -226,3 +230,26 @@ def test_what_cannot_be_reached_is_refused_before_anything_is_trained(digits: Da
     ):
         with pytest.raises(TargetError, match=asked):
             compress(digits_cnn, data=digits, target=Target(max_size_ratio=0.1), recipe="zhan2019", seed=0, options=few)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["share", "threshold"])
+def test_what_is_asked_for_is_a_share_or_a_threshold(
+    scale: str, digits: Data, digits_cnn: nn.Module, tmp_path: Path
+) -> None:
+    asked = options(tmp_path / scale, unit_scale=scale, unit="element", prunes="kernels", prune_epochs=0)
+    asked = replace(asked, finetune_epochs=0, trials=2)
+    target = Target(max_size_ratio=0.1)
+    result = compress(digits_cnn, data=digits, target=target, recipe="zhan2019", seed=0, options=asked)
+    db = sqlite3.connect(result.folder / "stage1" / "study.sqlite")
+    rows = db.execute("SELECT policy, proposals FROM trials WHERE method = 'zhan2019-prune'").fetchall()
+    db.close()
+    assert len(rows) == 11
+    falls = []  # how far a layer that asked for more than another stays behind it
+    for policy, proposals in rows:
+        kernels = Policy.model_validate_json(policy).kernels
+        wanted = load_arrays(proposals)["proposals"][:, 0]
+        left = [kernels[layer].keep_ratio or 1.0 if layer in kernels else 1.0 for layer in LAYERS]
+        rising = [left[place] for place in np.argsort(wanted)]
+        falls.append(max(0.0, *-np.diff(rising)))
+    assert (max(falls) <= 0.05) == (scale == "share")  # what is left of the bound may lift one of two that are equal

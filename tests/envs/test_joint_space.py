@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tersenet.core.policy import ChannelDecision, KernelDecision, KernelUnit, Policy
 from tersenet.core.protocols import IntArray
 from tersenet.envs import Budget, JointDecisions, JointSpace, LayerwiseEnv, Limit, channel_space, nothing_to_cut
+from tersenet.envs.joint_space import threshold_levels
 from tersenet.errors import PolicyError, TargetError
 from tersenet.graph import ModelGraph, masked_cost_table, trace
 from tersenet.measurement.size import count_nonzero
@@ -132,3 +135,43 @@ def test_kernels_alone_cannot_go_below_their_own_bound() -> None:
             decisions=decisions,
             decoder="level",
         )
+
+
+def test_equal_numbers_leave_what_one_threshold_on_the_scores_leaves() -> None:
+    graph, layers = plain()
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(3.0 - 2.0 * place, 2.0, 300 * (1 + place)) for place in range(len(layers))]
+    space = a_space(graph, layers, cuts=False)
+    space = replace(space, levels=threshold_levels(scores, space.steps, least=0.02))
+    every = np.concatenate(scores)
+    for share in (0.05, 0.2, 0.5, 0.9):
+        threshold = np.quantile(every, 1.0 - share)
+        number = 1.0 - np.log(share) / np.log(0.02)
+        for decision, layer in enumerate(space.order):
+            left = float((scores[layer] >= threshold).mean())
+            kept = space.nearest(decision, number) / space.steps[layer]
+            assert abs(kept - np.clip(left, 2 / 20, 1.0)) <= 1 / 20, (share, layer)
+
+
+def test_levels_rise_with_the_count_and_name_it_again() -> None:
+    rng = np.random.default_rng(1)
+    scores = [rng.normal(2.0, 1.0, 90), np.concatenate([np.full(60, -8.0), rng.uniform(-7.0, 1.0, 140)])]
+    graph, layers = plain()
+    levels = threshold_levels(scores, np.array([20, 20]), least=0.01)
+    space = replace(
+        a_space(graph, layers[:2], cuts=False),
+        levels=levels,
+        order=np.arange(2, dtype=np.int64),
+    )
+    for decision, asked in enumerate(levels):
+        assert asked.shape == (21,)
+        assert (np.diff(asked) >= 0.0).all()
+        assert asked.min() >= 0.0
+        assert asked.max() <= 1.0
+        counts = space.counts(decision)
+        np.testing.assert_array_equal(space.shares(decision, counts), asked[counts])
+        again = np.array([space.nearest(decision, float(number)) for number in asked[counts]])
+        np.testing.assert_array_equal(asked[again], asked[counts])
+        assert (again >= counts).all()  # of counts that one threshold leaves, the largest
+    assert space.lower_bound == min(levels[0][2], levels[1][2])
+    assert levels[1][14] < levels[1][15] == levels[1][20] == 1.0  # the last six twentieths score alike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
 from tersenet.envs import Budget, JointSpace, Limit, channel_space
+from tersenet.envs.joint_space import threshold_levels
 from tersenet.errors import SearchError
 from tersenet.graph import masked_cost_table, trace
 from tersenet.models import build
@@ -72,6 +74,32 @@ def test_every_policy_of_the_first_stage_keeps_its_bound(agent: str, tmp_path: P
         assert trial.evaluation is not None
         error = 1.0 - trial.evaluation.metrics.quality / 100.0
         assert trial.reward == pytest.approx(-error * math.log(cost) / math.log(limit.original))
+
+
+def test_the_uniform_control_keeps_equal_shares_where_agents_ask_for_thresholds(tmp_path: Path) -> None:
+    problem = a_problem()
+    assert isinstance(problem.space, JointSpace)
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(mean, 1.0, 400) for mean in range(len(problem.layers))]
+    levels = threshold_levels(scores, problem.space.steps, least=0.02)
+    scaled = replace(problem, space=replace(problem.space, levels=levels))
+    recipe = recipes.get("uniform")
+    policies = []
+    for number, given in enumerate((problem, scaled)):
+        method = recipe.build(given, recipe.configure({}))
+        with Study(tmp_path / f"{number}.sqlite", identity={}) as study:
+            (trial,) = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
+        policies.append(trial.policy)
+    assert policies[0] == policies[1]
+    zhan2019 = recipes.get("zhan2019")
+    assert zhan2019.build_first is not None
+    config = zhan2019.configure({"trials": 12})
+    assert isinstance(config, recipes.zhan2019.Zhan2019Config)
+    asked = np.full((problem.space.num_decisions, 1), 0.5)
+    left = [zhan2019.build_first(given, config.of_stage_1()).env.decode(asked) for given in (problem, scaled)]
+    assert left[0] != left[1]
+    ratios = [left[1].kernels[name].keep_ratio if name in left[1].kernels else 1.0 for name in problem.layers]
+    assert ratios[-1] == max(ratio or 0.0 for ratio in ratios)  # the layer whose units score highest
 
 
 def test_a_bootstrap_changes_what_is_proposed_once_something_is_learned(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from tersenet.core.protocols import IntArray
 from tersenet.core.summary import StageSummary
 from tersenet.criteria import Learned
 from tersenet.envs import JointSpace, Limit, nonzero_params_limit, nothing_to_cut, refuse_unreachable
-from tersenet.envs.joint_space import STEPS
+from tersenet.envs.joint_space import STEPS, threshold_levels
 from tersenet.errors import ModelError
 from tersenet.graph import ChannelCost, ModelGraph, duplicate, masked_cost_table, trace
 from tersenet.recipes import make_space
@@ -47,6 +47,9 @@ STAGE_FOLDER = "stage1"
 """Inside the folder of the run: the study, the packed file and the summary of the first stage."""
 
 STAGE_FILE = "stage.json"
+
+LEAST_OF_BOUND = 0.1
+"""The highest threshold that an agent can ask of a layer leaves this share of the units that may stay in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,18 @@ def _with_noise(job: TuningJob, stage: Prepared, config: Zhan2019Config) -> Prep
         progress=job.options.progress,
     )
     _check_learned(stage, learned, config)
-    return replace(stage, learned=learned)
+    return replace(stage, learned=learned, space=_with_thresholds(stage, learned, config))
+
+
+def _with_thresholds(stage: Prepared, learned: Learned, config: Zhan2019Config) -> JointSpace:
+    """The space of the stage, in which equal numbers mean one threshold on what was learned, where that is wanted."""
+    space = stage.space
+    assert isinstance(space, JointSpace)
+    if not config.decides_thresholds:
+        return space
+    scores = [learned.units[name].double().numpy() for name in stage.layers]
+    least = LEAST_OF_BOUND * (config.max_nonzero_ratio or config.max_flops_ratio)
+    return replace(space, levels=threshold_levels(scores, space.steps, least=least))
 
 
 def _check_learned(stage: Prepared, learned: Learned, config: Zhan2019Config) -> None:

@@ -2,6 +2,10 @@
 
 A layer's share is counted in steps: its positions where these are decided, else hundredths. Twentieths were too coarse:
 a wide late layer can often do with a fiftieth of its weights, and the bound is spent better elsewhere.
+
+What an agent asks for is the share itself, or a threshold on scores that can be compared between layers
+(``threshold_levels``): equal numbers then mean one threshold for all layers, and a layer where little scores high keeps
+little, without anyone having to find out.
 """
 
 from __future__ import annotations
@@ -41,6 +45,10 @@ class JointSpace:
     unit_criterion: str
     """Which units go first."""
 
+    levels: tuple[FloatArray, ...] = ()
+    """Per layer, what an agent asks for to get each count from 0 to all, ascending, shape (steps + 1,); empty: the
+    count over all."""
+
     @property
     def num_decisions(self) -> int:
         """Groups and layers."""
@@ -50,7 +58,8 @@ class JointSpace:
     def lower_bound(self) -> float:
         """Smallest share an agent may ask for."""
         smallest = [self.channels.lower_bound] if self.channels.num_decisions else []
-        return float(min([*smallest, *(self.fewest / self.steps)], default=1.0))
+        layers = [float(self._asked(number)[fewest]) for number, fewest in enumerate(self.fewest)]
+        return float(min([*smallest, *layers], default=1.0))
 
     @property
     def min_kept(self) -> IntArray:
@@ -85,11 +94,11 @@ class JointSpace:
         return np.arange(self.fewest[number], self.steps[number] + 1, dtype=np.int64)
 
     def shares(self, decision: int, counts: IntArray) -> FloatArray:
-        """The shares that stay."""
+        """The shares that stay; of layers with ``levels``, those instead."""
         number = self._layer(decision)
         if number < 0:
             return self.channels.shares(int(self.order[decision]), counts)
-        shares: FloatArray = counts / self.steps[number]
+        shares: FloatArray = self._asked(number)[counts]
         return shares
 
     def above(self, decision: int, count: int) -> int:
@@ -111,8 +120,9 @@ class JointSpace:
         number = self._layer(decision)
         if number < 0:
             return self.channels.nearest(int(self.order[decision]), share)
-        wanted = int(np.floor(share * self.steps[number] + 0.5))
-        return int(np.clip(wanted, self.fewest[number], self.steps[number]))
+        fewest = int(self.fewest[number])
+        distances = np.abs(self._asked(number)[fewest:] - share).round(12)
+        return fewest + int(np.flatnonzero(distances == distances.min())[-1])
 
     def whole(self, counts: IntArray) -> IntArray:
         """Channels of all groups of the graph, then steps of the layers."""
@@ -129,6 +139,37 @@ class JointSpace:
     def _layer(self, decision: int) -> int:
         """Number of the layer that is decided; negative for a group."""
         return int(self.order[decision]) - self.channels.num_decisions
+
+    def _asked(self, number: int) -> FloatArray:
+        """What an agent asks for to get each count of a layer, shape (steps + 1,)."""
+        if self.levels:
+            return self.levels[number]
+        shares: FloatArray = np.arange(self.steps[number] + 1) / self.steps[number]
+        return shares
+
+
+def threshold_levels(scores: Sequence[FloatArray], steps: IntArray, *, least: float) -> tuple[FloatArray, ...]:
+    """Thresholds on a common score as numbers from 0 to 1, for ``JointSpace.levels``.
+
+    A threshold is told by the share g of all layers' units that score as high or higher, on a logarithmic scale, since
+    few units are wanted: ``1 - log(g) / log(least)``, and 0 where g is below ``least``.
+
+    Args:
+        scores: of each layer's units, any shape; high means needed.
+        steps: largest count of each layer, shape (num_layers,).
+        least: share that the number 0 stands for, above 0 and below 1.
+
+    Returns:
+        Per layer and count, the number of the threshold that leaves it, ascending, shape (steps + 1,).
+    """
+    every = np.sort(np.concatenate([layer.reshape(-1) for layer in scores]))
+    levels = []
+    for layer, top in zip(scores, steps, strict=True):
+        falling = -np.sort(-layer.reshape(-1))
+        left = np.ceil(np.arange(top + 1) / top * len(falling) - 1e-9).astype(np.int64).clip(1)
+        above = 1.0 - np.searchsorted(every, falling[left - 1], side="left") / len(every)
+        levels.append(1.0 - np.log(above.clip(least)) / np.log(least))
+    return tuple(levels)
 
 
 class JointDecisions:

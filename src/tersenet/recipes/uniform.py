@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tersenet.agents import ConstantAgent
+from tersenet.envs import JointSpace
 from tersenet.recipes.recipe import EVERYTHING, ChannelConfig, Problem, Recipe, make_env, quality_reward, register
 from tersenet.search import Method
 
 
 def build(problem: Problem, config: ChannelConfig) -> Method:
     """One level for all groups, found by bisection, the slack filled."""
+    if isinstance(problem.space, JointSpace):  # the same share of every layer, not the same threshold
+        problem = replace(problem, space=replace(problem.space, levels=()))
     env = make_env(problem, config, decoder="level")
     return Method(
         name="uniform",

@@ -71,6 +71,10 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     unit_criterion: Literal["learned", "l1", "l2", "random"] = "learned"
     """Which units go first; learned: by information dropout, single weights by sparse variational dropout."""
 
+    unit_scale: Literal["threshold", "share"] = "threshold"
+    """What stage 1 decides of a layer's units: a threshold on what was learned, the same number for the same threshold
+    in all layers, or the share that stays. Shares where nothing was learned, and for the control uniform."""
+
     max_flops_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
     """Share of the multiply-accumulates that may be left after stage 1, those of zeros not counted. Bounds of the
     target on MACs and parameters hold beside it for what a dense runtime does."""
@@ -120,6 +124,11 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     def learns_channels(self) -> bool:
         """Whether noise on channels is needed."""
         return self.prunes != "kernels" and self.criterion == "information_dropout"
+
+    @property
+    def decides_thresholds(self) -> bool:
+        """Whether a layer's number means a threshold on its units' scores."""
+        return self.learns_units and self.unit_scale == "threshold"
 
     @property
     def criterion_of_units(self) -> str:
