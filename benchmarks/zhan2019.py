@@ -15,7 +15,8 @@ there already are kept.
 Variants: agent (both stages by agents, single weights inside kernels), uniform, random, cem (the same with a control in
 both stages, at equal evaluations and budgets, but that bytes are bounded by those that the agent of the same seed
 delivered, whose row must be there); channels, kernels (ablations: stage 1 decides one of both); magnitude
-(ablation: weights inside kernels go by size, channels by noise); kernel, position, filter_position (other units).
+(ablation: weights inside kernels go by size, channels by noise); shares (ablation: the agent asks for a layer's share,
+not for a threshold); kernel, position, filter_position (other units).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "channels": {"prunes": "channels"},
     "kernels": {"prunes": "kernels"},
     "magnitude": {"unit_criterion": "l1"},
+    "shares": {"unit_scale": "share"},
     "kernel": {"unit": "kernel"},
     "position": {"unit": "position"},
     "filter_position": {"unit": "filter_position"},
