@@ -196,7 +196,7 @@ def _with_thresholds(stage: Prepared, learned: Learned, config: Zhan2019Config) 
     assert isinstance(space, JointSpace)
     if not config.decides_thresholds:
         return space
-    scores = [learned.units[name].double().numpy() for name in stage.layers]
+    scores = [learned.units[name].float().numpy() for name in stage.layers]
     least = LEAST_OF_BOUND * (config.max_nonzero_ratio or config.max_flops_ratio)
     return replace(space, levels=threshold_levels(scores, space.steps, least=least))
 

@@ -165,7 +165,7 @@ def threshold_levels(scores: Sequence[FloatArray], steps: IntArray, *, least: fl
     every = np.sort(np.concatenate([layer.reshape(-1) for layer in scores]))
     levels = []
     for layer, top in zip(scores, steps, strict=True):
-        falling = -np.sort(-layer.reshape(-1))
+        falling = np.sort(layer.reshape(-1))[::-1]
         left = np.ceil(np.arange(top + 1) / top * len(falling) - 1e-9).astype(np.int64).clip(1)
         above = 1.0 - np.searchsorted(every, falling[left - 1], side="left") / len(every)
         levels.append(1.0 - np.log(above.clip(least)) / np.log(least))
