@@ -21,22 +21,21 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from recalibration import search_top1, training_inputs
 from rows import ResultFile, command_line, parsed, print_rows
 
 from tersenet import data, models
-from tersenet.api import TrainOptions
 from tersenet.core.policy import ChannelDecision, KernelDecision, KernelUnit, Policy
 from tersenet.criteria import Learned
 from tersenet.data import Data
 from tersenet.data.splits import Inputs
 from tersenet.graph import ModelGraph, duplicate, trace
-from tersenet.measurement import measure_quality
+from tersenet.recipes.zhan2019 import Zhan2019Config
 from tersenet.train import TrainConfig, learn_noise, recalibrate
 from tersenet.transforms import make_plan, simulate
 
 LEFT: dict[KernelUnit, float] = {"element": 0.2, "kernel": 0.5}
 CUT = 0.1
-NUM_INPUTS = 500
 NUM_SEARCH = 4000
 JOBS = [f"{unit}:{rate}" for unit in LEFT for rate in ("0.002:1", "0.005:1", "0.02:1", "0.005:3", "0.02:3")]
 
@@ -57,10 +56,7 @@ def top1_of(
     """Of the network pruned by ``policy``, un-tuned."""
     pruned = simulate(model, graph, make_plan(model, graph, policy, seed=0, learned=learned))
     recalibrate(pruned, inputs)
-    task = TrainOptions().task
-    top1 = measure_quality(pruned.eval(), cifar.search.source, task, split="search", first=NUM_SEARCH).top1
-    assert top1 is not None
-    return top1
+    return search_top1(pruned, cifar, first=NUM_SEARCH)
 
 
 def row_of(
@@ -68,8 +64,7 @@ def row_of(
 ) -> dict[str, object]:
     """Train a copy with noise, prune the network in four ways."""
     graph = trace(model, cifar.example_inputs())
-    batches = cifar.train.source.batches(100, shuffle_seed=0, augment=True)
-    calibration = [next(batches)[0] for _ in range(NUM_INPUTS // 100)]
+    calibration = training_inputs(cifar, seed=0, augment=True)
     learned = learn_noise(
         duplicate(model),
         graph,
@@ -82,7 +77,6 @@ def row_of(
         checkpoint=checkpoint,
     )
     shares = shares_of(learned, LEFT[unit])
-    criterion = "variational_dropout" if unit == "element" else "information_dropout"
     groups = [group.group_id for group in graph.channel_groups if group.prunable]
 
     def of_units(name: str) -> float:
@@ -96,7 +90,7 @@ def row_of(
         return top1_of(model, graph, Policy(channels=channels), learned, calibration, cifar)
 
     return {
-        "top1_learned": of_units(criterion),
+        "top1_learned": of_units(Zhan2019Config(unit=unit).criterion_of_units),
         "top1_l1": of_units("l1"),
         "top1_channels_learned": of_channels("information_dropout"),
         "top1_channels_l1": of_channels("l1"),

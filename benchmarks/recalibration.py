@@ -13,15 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rows import ResultFile, command_line, parsed, print_rows
 
 from tersenet import data, models
-from tersenet.api import TrainOptions
+from tersenet.data import Data
+from tersenet.data.splits import Inputs
 from tersenet.graph import duplicate
-from tersenet.measurement import measure_quality
+from tersenet.measurement import Task, measure_quality
 from tersenet.train import recalibrate
 
 NETWORKS = ("resnet20", "resnet32", "resnet56")
@@ -30,18 +31,24 @@ NUM_INPUTS = 500
 NUM_SEARCH = 2000
 
 
+def training_inputs(cifar: Data, *, seed: int, augment: bool) -> list[Inputs]:
+    """As many as a trial measures statistics on, in batches of 100."""
+    batches = cifar.train.source.batches(100, shuffle_seed=seed, augment=augment)
+    return [next(batches)[0] for _ in range(NUM_INPUTS // 100)]
+
+
+def search_top1(model: nn.Module, cifar: Data, *, first: int) -> float:
+    """Top-1 in percent of the first images of the search split."""
+    top1 = measure_quality(model.eval(), cifar.search.source, Task(), split="search", first=first).top1
+    assert top1 is not None
+    return top1
+
+
 def main() -> None:
     """Measure what is missing, print all rows."""
     given = parsed(command_line(__doc__))
     file = ResultFile("recalibration", command="python benchmarks/recalibration.py")
     cifar = data.cifar10(given.data / "cifar10")
-
-    def top1(model: torch.nn.Module) -> float:
-        found = measure_quality(
-            model.eval(), cifar.search.source, TrainOptions().task, split="search", first=NUM_SEARCH
-        ).top1
-        assert found is not None
-        return found
 
     for network in NETWORKS:
         if file.has(network=network):
@@ -49,15 +56,14 @@ def main() -> None:
         started = time.perf_counter()
         model = models.build(network).eval()
         models.load_weights(model, given.data / "weights" / f"{network}_cifar10.safetensors")
-        row: dict[str, object] = {"network": network, "inputs": NUM_INPUTS, "top1_as_it_came": top1(model)}
+        whole = search_top1(model, cifar, first=NUM_SEARCH)
+        row: dict[str, object] = {"network": network, "inputs": NUM_INPUTS, "top1_as_it_came": whole}
         for augment in (False, True):
             left = []
             for seed in SEEDS:
                 other = duplicate(model)
-                batches = cifar.train.source.batches(100, shuffle_seed=seed, augment=augment)
-                inputs = [next(batches)[0] for _ in range(NUM_INPUTS // 100)]
-                recalibrate(other, inputs)
-                left.append(top1(other))
+                recalibrate(other, training_inputs(cifar, seed=seed, augment=augment))
+                left.append(search_top1(other, cifar, first=NUM_SEARCH))
             row["top1_augmented" if augment else "top1_plain"] = left
         file.add(row, seconds=time.perf_counter() - started)
     print_rows(file.rows, ("network", "inputs", "top1_as_it_came", "top1_plain", "top1_augmented"))

@@ -1,9 +1,10 @@
 """A walk over the decisions of a network: one share per decision, decoded to an exact budget.
 
 A share says how much is kept: for channel groups the preserve ratio, for a layer's clusters or bits where they lie
-between fewest and most (``space.py``, ``storage_space.py``). The observation of a decision is its static features, then
-per bound of the budget the share of the cost that earlier decisions saved and the share that this and later ones still
-can save, then the last share that was executed (1 before the first decision). All of it lies in [0, 1].
+between fewest and most, for what stays inside a layer that or a threshold (``space.py``, ``storage_space.py``,
+``joint_space.py``). The observation of a decision is its static features, then per bound of the budget the share of the
+cost that earlier decisions saved and the share that this and later ones still can save, then the last share that was
+executed (1 before the first decision). All of it lies in [0, 1].
 
 What the budget leaves of a proposal is known for certain only at the end of a walk. ``transitions`` therefore walks
 again with the executed ratios, so that an agent learns from what happened and not from what it asked for.

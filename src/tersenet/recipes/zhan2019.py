@@ -1,16 +1,17 @@
 """Zhan 2019: one agent decides channels and what stays inside kernels, a second one the bits of what is left.
 
 Stage 1: a copy of the network is trained with information dropout; DDPG then walks groups and layers and decides the
-share of channels, and of kernels, positions or weights inside, that stay, most informative first. Its reward joins
-accuracy and the multiply-accumulates whose weight is not zero. The winner is fine-tuned. Stage 2: another DDPG decides
-the bits of every layer of that network; its reward joins accuracy and bytes. The result is fine-tuned again.
+share of channels that stay, most informative first, and the threshold on what the noise learned of kernels, positions
+or weights inside (``unit_scale``). Its reward joins accuracy and the multiply-accumulates whose weight is not zero. The
+winner is fine-tuned. Stage 2: another DDPG decides the bits of every layer of that network; its reward joins accuracy
+and bytes. The result is fine-tuned again.
 
 Source: Zhan, Lin, Cao 2019, arXiv:1912.02254 (kernels along height and width in the first version, single weights with
 variational dropout in the second). State, reward and constants are not public; ours are AMC's accuracy-guaranteed
 reward (He et al. 2018, arXiv:1802.03494, section 3.3) and HAQ's agent (Wang et al. 2019, arXiv:1811.08886).
 Differs: accuracy in the loop is that of held-out images, not of the test set; channels are cut; both agents keep an
-exact budget, of MACs whose weight is not zero and of bytes of the real file; how much goes inside kernels is decided
-layer by layer, since the paper's threshold is not public; noise says what goes, and the weights that stay are those of
+exact budget, of MACs whose weight is not zero and of bytes of the real file; thresholds inside kernels are
+decided layer by layer, since the paper's is not public; noise says what goes, and the weights that stay are those of
 the network as it came.
 """
 
