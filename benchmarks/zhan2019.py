@@ -180,6 +180,7 @@ def run_once(
                 "unit": UNIT,
                 "lower_bound": given.lower_bound,
                 "units_lower_bound": given.units_lower_bound,
+                "reach": given.reach,
                 "noise_epochs": given.noise_epochs,
                 "noise_learning_rate": LEARNING_RATE,
                 "prune_epochs": given.prune_epochs,
@@ -250,15 +251,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--noise-epochs", type=int, default=1)
     parser.add_argument("--prune-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=8, help="of fine-tuning after stage 2")
-    parser.add_argument("--trials", type=int, default=600, help="per stage")
-    parser.add_argument("--trial-images", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=300, help="per stage")
+    parser.add_argument("--trial-images", type=int, default=2500)
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
     parser.add_argument("--max-params-ratio", type=float, help="parameters for a dense runtime, zeros included")
     parser.add_argument("--max-nonzero-ratio", type=float, default=1 / 8.7)
     parser.add_argument("--max-flops-ratio", type=float, default=0.5)
     parser.add_argument("--max-size-ratio", type=float, default=1 / 33)
     parser.add_argument("--lower-bound", type=float, default=0.1, help="share of a group's channels that stays")
-    parser.add_argument("--units-lower-bound", type=float, default=0.02, help="share of a layer's units that stays")
+    parser.add_argument("--units-lower-bound", type=float, default=0.005, help="share of a layer's units that stays")
+    parser.add_argument("--reach", type=float, default=0.1, help="how far stage 1 goes from one threshold")
     given = parsed(parser)
     for job in given.jobs:
         if job.partition(":")[0] not in VARIANTS:
@@ -291,8 +293,10 @@ def main() -> None:
             "unit": VARIANTS[variant].get("unit", UNIT),
             "lower_bound": given.lower_bound,
             "units_lower_bound": given.units_lower_bound,
+            "reach": given.reach,
             "bootstrap": Zhan2019Config().bootstrap,
             "trials": given.trials,
+            "trial_images": given.trial_images,
             "learning_rate": LEARNING_RATE,
             "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,
         }

@@ -14,13 +14,13 @@ from tersenet import recipes
 from tersenet.core.metrics import Evaluation, Metrics
 from tersenet.core.policy import Policy
 from tersenet.core.progress import Silent
-from tersenet.envs import Budget, JointSpace, Limit, channel_space
+from tersenet.envs import Budget, JointSpace, Limit, channel_space, shares_of
 from tersenet.envs.joint_space import threshold_levels
 from tersenet.errors import SearchError
 from tersenet.graph import masked_cost_table, trace
 from tersenet.models import build
 from tersenet.recipes import Problem, make_decisions
-from tersenet.search import Study, candidates, run_method
+from tersenet.search import Method, Study, candidates, run_method
 
 
 def a_problem() -> Problem:
@@ -42,6 +42,23 @@ def a_problem() -> Problem:
     return Problem(graph=graph, space=space, budget=Budget(limits=(limit,)), seed=0, layers=layers)
 
 
+def with_thresholds(problem: Problem) -> Problem:
+    """The same where equal numbers mean one threshold; later layers' units score higher."""
+    assert isinstance(problem.space, JointSpace)
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(mean, 1.0, 400) for mean in range(len(problem.layers))]
+    levels = threshold_levels(scores, problem.space.steps, least=0.02)
+    return replace(problem, space=replace(problem.space, levels=levels))
+
+
+def first_stage(problem: Problem, **options: object) -> Method:
+    recipe = recipes.get("zhan2019")
+    config = recipe.configure({"trials": 12, **options})
+    assert isinstance(config, recipes.zhan2019.Zhan2019Config)
+    assert recipe.build_first is not None
+    return recipe.build_first(problem, config.of_stage_1())
+
+
 class KeptKernels:
     """Rewards what stays inside one layer."""
 
@@ -57,16 +74,12 @@ class KeptKernels:
 @pytest.mark.parametrize("agent", ["ddpg", "uniform", "random", "cem"])
 def test_every_policy_of_the_first_stage_keeps_its_bound(agent: str, tmp_path: Path) -> None:
     problem = a_problem()
-    recipe = recipes.get("zhan2019")
-    config = recipe.configure({"trials": 12, "agent": agent, "prune_decoder": "wall"})
-    assert isinstance(config, recipes.zhan2019.Zhan2019Config)
-    assert recipe.build_first is not None
-    method = recipe.build_first(problem, config.of_stage_1())
+    method = first_stage(problem, agent=agent, prune_decoder="wall")
     with Study(tmp_path / "s.sqlite", identity={}) as study:
         trials = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
     assert method.name == "zhan2019-prune"
     assert len(trials) == (1 if agent == "uniform" else 12)
-    decisions = make_decisions(problem, config)
+    decisions = make_decisions(problem, recipes.ChannelConfig())
     (limit,) = problem.budget.limits
     for trial in candidates(trials):
         cost = limit.table.cost(problem.space.whole(decisions.counts(trial.policy)))
@@ -78,11 +91,7 @@ def test_every_policy_of_the_first_stage_keeps_its_bound(agent: str, tmp_path: P
 
 def test_the_uniform_control_keeps_equal_shares_where_agents_ask_for_thresholds(tmp_path: Path) -> None:
     problem = a_problem()
-    assert isinstance(problem.space, JointSpace)
-    rng = np.random.default_rng(0)
-    scores = [rng.normal(mean, 1.0, 400) for mean in range(len(problem.layers))]
-    levels = threshold_levels(scores, problem.space.steps, least=0.02)
-    scaled = replace(problem, space=replace(problem.space, levels=levels))
+    scaled = with_thresholds(problem)
     recipe = recipes.get("uniform")
     policies = []
     for number, given in enumerate((problem, scaled)):
@@ -91,27 +100,49 @@ def test_the_uniform_control_keeps_equal_shares_where_agents_ask_for_thresholds(
             (trial,) = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
         policies.append(trial.policy)
     assert policies[0] == policies[1]
-    zhan2019 = recipes.get("zhan2019")
-    assert zhan2019.build_first is not None
-    config = zhan2019.configure({"trials": 12})
-    assert isinstance(config, recipes.zhan2019.Zhan2019Config)
     asked = np.full((problem.space.num_decisions, 1), 0.5)
-    left = [zhan2019.build_first(given, config.of_stage_1()).env.decode(asked) for given in (problem, scaled)]
+    left = [first_stage(given).env.decode(asked) for given in (problem, scaled)]
     assert left[0] != left[1]
     ratios = [left[1].kernels[name].keep_ratio if name in left[1].kernels else 1.0 for name in problem.layers]
     assert ratios[-1] == max(ratio or 0.0 for ratio in ratios)  # the layer whose units score highest
 
 
+@pytest.mark.parametrize("agent", ["ddpg", "random", "cem"])
+def test_with_a_reach_the_first_stage_stays_near_one_threshold(agent: str, tmp_path: Path) -> None:
+    problem = with_thresholds(a_problem())
+    space = problem.space
+    assert isinstance(space, JointSpace)
+    decisions = make_decisions(problem, recipes.ChannelConfig())
+    is_layer = space.one_threshold[:, 0] == 0.0
+    spreads, wholes = {}, {}
+    for reach in (0.02, None):
+        method = first_stage(problem, agent=agent, reach=reach)
+        with Study(tmp_path / f"{reach}.sqlite", identity={}) as study:
+            trials = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
+        box = method.env.action_space
+        middle = decisions.counts(method.env.decode(np.tile((box.low + box.high) / 2.0, (space.num_decisions, 1))))
+        away = [shares_of(space, decisions.counts(trial.policy)) - shares_of(space, middle) for trial in trials]
+        spreads[reach] = max(float(np.ptp(change[is_layer])) for change in away)
+        wholes[reach] = bool((middle == space.max_kept)[~is_layer].all())
+    block = max(float(np.diff(levels).max()) for levels in space.levels)
+    assert spreads[0.02] <= 2 * 0.02 + 2 * block < spreads[None]
+    assert wholes[0.02]  # and in the middle no channel is cut
+    assert not wholes[None]
+
+
+def test_a_reach_changes_nothing_for_shares_and_for_the_uniform_control() -> None:
+    problem = a_problem()
+    asked = np.random.default_rng(0).uniform(0.1, 1.0, (problem.space.num_decisions, 1))
+    for given, options in ((problem, {"unit_scale": "share"}), (with_thresholds(problem), {"agent": "uniform"})):
+        near, anywhere = (first_stage(given, reach=reach, **options).env.decode(asked) for reach in (0.02, None))
+        assert near == anywhere
+
+
 def test_a_bootstrap_changes_what_is_proposed_once_something_is_learned(tmp_path: Path) -> None:
-    recipe = recipes.get("zhan2019")
-    build = recipe.build_first
-    assert build is not None
     proposed = []
     for bootstrap in (False, True):
-        config = recipe.configure({"trials": 12, "bootstrap": bootstrap})
-        assert isinstance(config, recipes.zhan2019.Zhan2019Config)
         with Study(tmp_path / f"{bootstrap}.sqlite", identity={}) as study:
-            method = build(a_problem(), config.of_stage_1())
+            method = first_stage(a_problem(), bootstrap=bootstrap)
             trials = run_method(method, study, KeptKernels(), seed=0, progress=Silent())
         proposed.append(np.stack([trial.proposals for trial in trials]))
     num_warmup = 3

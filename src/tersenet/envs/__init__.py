@@ -10,6 +10,7 @@ from tersenet.envs.kernel_space import KernelSpace, UnitCost
 from tersenet.envs.kernels import KernelEnv
 from tersenet.envs.layerwise import LayerwiseEnv
 from tersenet.envs.rate_distortion import rate_distortion, scaled_by_loss
+from tersenet.envs.residual import ResidualEnv
 from tersenet.envs.rules import Ruled, apply_rules
 from tersenet.envs.sensitivity import allot
 from tersenet.envs.space import ChannelSpace, Space, channel_space, nothing_to_cut, shares_of
@@ -31,6 +32,7 @@ __all__ = [
     "LayerwiseEnv",
     "Limit",
     "LookupCost",
+    "ResidualEnv",
     "Ruled",
     "Signals",
     "Space",

@@ -1,7 +1,7 @@
 """Channels of coupled groups and units inside layers, decided on one walk in the order of the network.
 
-A layer's share is counted in steps: its positions where these are decided, else hundredths. Twentieths were too coarse:
-a wide late layer can often do with a fiftieth of its weights, and the bound is spent better elsewhere.
+A layer's share is counted in steps: its positions where these are decided, else thousandths. Hundredths were too
+coarse: a wide late layer can do with one weight in two hundred, and the bound is spent better elsewhere.
 
 What an agent asks for is the share itself, or a threshold on scores that can be compared between layers
 (``threshold_levels``): equal numbers then mean one threshold for all layers, and a layer where little scores high keeps
@@ -21,7 +21,7 @@ from tersenet.envs.decisions import ChannelDecisions, DecisionPoint
 from tersenet.envs.space import ChannelSpace
 from tersenet.errors import PolicyError
 
-STEPS = 100
+STEPS = 1000
 """Shares of a layer's kernels, or of its weights, to choose from."""
 
 
@@ -53,6 +53,13 @@ class JointSpace:
     def num_decisions(self) -> int:
         """Groups and layers."""
         return len(self.order)
+
+    @property
+    def one_threshold(self) -> FloatArray:
+        """What to ask for so that all channels stay as far as the budget lets them and all layers have one threshold,
+        with ``levels``; without these one share. Shape (num_decisions, 1)."""
+        asked: FloatArray = np.array([[float(self._layer(decision) < 0)] for decision in range(self.num_decisions)])
+        return asked
 
     @property
     def lower_bound(self) -> float:

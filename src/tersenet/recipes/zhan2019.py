@@ -27,7 +27,7 @@ from tersenet.core.bounds import Count, Positive
 from tersenet.core.metrics import Evaluation
 from tersenet.core.policy import KernelUnit, Policy
 from tersenet.core.target import CostKind
-from tersenet.envs import DecoderName
+from tersenet.envs import DecoderName, JointSpace, LayerwiseEnv, ResidualEnv
 from tersenet.envs.rewards import error_log_cost
 from tersenet.recipes.recipe import (
     ChannelConfig,
@@ -75,6 +75,10 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     unit_scale: Literal["threshold", "share"] = "threshold"
     """What stage 1 decides of a layer's units: a threshold on what was learned, the same number for the same threshold
     in all layers, or the share that stays. Shares where nothing was learned, and for the control uniform."""
+
+    reach: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """How far stage 1 goes from one threshold for all layers with every channel kept, either way and on the scale of
+    what is asked for; None: anywhere. Only with thresholds, and not for the control uniform."""
 
     max_flops_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
     """Share of the multiply-accumulates that may be left after stage 1, those of zeros not counted. Bounds of the
@@ -151,7 +155,13 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
 
 def build_pruning(problem: Problem, config: ChannelConfig) -> Method:
     """Stage 1; ``config`` as of ``of_stage_1``."""
-    return _method("zhan2019-prune", problem, config, cost="nonzero_macs")
+    assert isinstance(config, Zhan2019Config)
+    method = _method("zhan2019-prune", problem, config, cost="nonzero_macs")
+    if config.reach is None or not config.decides_thresholds or config.agent == "uniform":
+        return method
+    assert isinstance(method.env, LayerwiseEnv)
+    assert isinstance(problem.space, JointSpace)
+    return replace(method, env=ResidualEnv(method.env, problem.space.one_threshold, reach=config.reach))
 
 
 def build_bits(problem: Problem, config: ChannelConfig) -> Method:
