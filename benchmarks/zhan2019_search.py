@@ -1,14 +1,16 @@
 """The search of stage 1 alone: the agent with and without a bootstrap, with coarse bounds, and controls, on CIFAR-10.
 
-A trained ResNet, single weights inside kernels and channels, both by size (l1), so that nothing is trained: what is
-compared is what decides. Each job has the same number of evaluations on the same 1,000 images; `top1_untuned` is that
-of the winner on the 4,000 search images that no trial saw. `course` is the mean trial accuracy of every 50 trials.
-Prints all rows and medians over seeds, writes benchmarks/results/zhan2019_search.json; a run that was stopped goes on.
+A trained ResNet, channels and single weights inside kernels, both by size (l1), so that nothing is trained: what is
+compared is what decides; in the last five variants weights go by what three epochs of noise learned. Each job has the
+same number of evaluations on the same 1,000 images; `top1_untuned` is that of the winner on the 4,000 search images
+that no trial saw. `course` is the mean trial accuracy of every 50 trials. Prints all rows and medians over seeds,
+writes benchmarks/results/zhan2019_search.json; a run that was stopped goes on.
 
     python benchmarks/zhan2019_search.py --data DATA_FOLDER --work WORK_FOLDER [--network N] [--jobs VARIANT:SEED ...]
 
 Variants: agent; bootstrap (the next step's value is added to the reward, as DDPG and AMC's released code do); floor
-(at least a tenth of a layer's weights stays); cem, random, uniform (controls).
+(at least a tenth of a layer's weights stays); cem, random, uniform (controls); by learned noise: shares, thresholds
+(what is decided of a layer), reach (thresholds near one for all layers), reach-random, reach-cem (controls of that).
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from rows import ResultFile, command_line, parsed, print_rows, run_fields
 from tersenet import Target, data, models
 from tersenet.api import CompressOptions, Result, compress
 
+REACH = 0.1
+LEARNED: dict[str, object] = {"unit_criterion": "learned", "noise_epochs": 3, "noise_learning_rate": 0.02}
 VARIANTS: dict[str, dict[str, object]] = {
     "agent": {},
     "bootstrap": {"bootstrap": True},
@@ -31,6 +35,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     "cem": {"agent": "cem"},
     "random": {"agent": "random"},
     "uniform": {"agent": "uniform"},
+    "shares": {**LEARNED, "unit_scale": "share"},
+    "thresholds": LEARNED,
+    "reach": {**LEARNED, "reach": REACH},
+    "reach-random": {**LEARNED, "reach": REACH, "agent": "random"},
+    "reach-cem": {**LEARNED, "reach": REACH, "agent": "cem"},
 }
 SEEDS = (0, 1, 2)
 JOBS = [f"{variant}:{seed}" for seed in SEEDS for variant in VARIANTS if variant != "uniform" or seed == 0]
