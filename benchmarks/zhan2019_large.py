@@ -64,6 +64,7 @@ def main() -> None:
     file = ResultFile("zhan2019_large", command="python benchmarks/zhan2019_large.py")
     facts: dict[str, object] = {
         "network": "vgg16",
+        "unit": "kernel",
         "seed": 0,
         "train_images": given.images,
         "trial_images": given.trial_images,
@@ -94,6 +95,7 @@ def main() -> None:
                 weights_saw_search=False,
                 command="python benchmarks/zhan2019_large.py " + " ".join(sys.argv[1:]),
                 recipe_options={
+                    "unit": facts["unit"],
                     "max_flops_ratio": 0.3,
                     "lower_bound": 0.1,
                     "noise_epochs": 1,

@@ -170,7 +170,7 @@ def test_the_delivered_policy_can_be_applied_without_what_was_learned(
     [
         {"prunes": "channels", "agent": "uniform"},
         {"prunes": "kernels", "unit": "position", "agent": "random", "units_lower_bound": 0.3},
-        {"prunes": "both", "unit": "element", "agent": "cem", "criterion": "l1"},
+        {"prunes": "both", "unit": "kernel", "agent": "cem", "criterion": "l1"},
     ],
 )
 def test_ablations_and_controls_are_delivered_like_the_agents_network(
@@ -186,7 +186,7 @@ def test_ablations_and_controls_are_delivered_like_the_agents_network(
         assert not result.policy.kernels
         assert result.run.compressed.nonzero_macs is None
     else:
-        assert {decision.unit for decision in result.policy.kernels.values()} == {recipe.get("unit", "kernel")}
+        assert {decision.unit for decision in result.policy.kernels.values()} == {recipe["unit"]}
     if recipe["prunes"] == "kernels":
         assert not result.policy.channels
 

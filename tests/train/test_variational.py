@@ -156,6 +156,18 @@ def test_noise_is_taken_off_without_a_trace(unit: KernelUnit | None) -> None:
     assert [vars(a).keys() for a in model.modules()] == [vars(b).keys() for b in untouched.modules()]
 
 
+@pytest.mark.parametrize("unit", ["kernel", "position", "filter_position"])
+def test_noise_on_units_is_drawn_anew_for_every_eight_samples(unit: KernelUnit) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    attach_noise(model, trace(model, IMAGES), num_samples=100, channels=False, unit=unit)
+    outputs = model[0].train()(IMAGES[:1].expand(20, -1, -1, -1))
+    assert outputs.shape == (20, 4, 6, 6)
+    for part in outputs.split(8):
+        assert torch.equal(part, part[:1].expand_as(part))
+    assert not torch.allclose(outputs[7], outputs[8], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(outputs[15], outputs[16], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_noise_is_on_in_training_and_off_in_eval(unit: KernelUnit | None) -> None:
     model = a_network().eval()
@@ -194,8 +206,9 @@ def test_scores_are_means_over_batches_by_layer() -> None:
     }
     assert {name: tuple(score.shape) for name, score in one.channels.items()} == {"0": (8,), "3": (6,), "6": (5,)}
     torch.testing.assert_close(one.units["0"], two.units["0"])
-    first = -math.log((0.001 + 0.7 / (1 + math.exp(2))) / 0.701)  # where every rate begins
-    torch.testing.assert_close(one.units["3"], torch.full((6, 4, 1, 1), first))
+    sizes = model.get_parameter("3.weight").square().mean(dim=(2, 3), keepdim=True).sqrt()
+    first = -((0.001 + math.exp(-5) / sizes) / 0.701).log()  # the noise on every kernel begins equally large
+    torch.testing.assert_close(one.units["3"], first)
     with pytest.raises(DataError, match="at least one batch"):
         measure_noise(model, [])
 

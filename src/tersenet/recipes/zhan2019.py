@@ -66,8 +66,9 @@ class Zhan2019Config(StorageConfig, frozen=True, extra="forbid"):
     prunes: Literal["both", "channels", "kernels"] = "both"
     """What stage 1 decides: channels, what stays inside kernels, or both."""
 
-    unit: KernelUnit = "kernel"
-    """What is pruned inside: 2-D kernels, positions (of a layer or of each filter), or single weights."""
+    unit: KernelUnit = "element"
+    """What is pruned inside: single weights, 2-D kernels, or positions (of a layer or of each filter). Of kernels the
+    noise tells less than their size does (``benchmarks/noise_scores.py``)."""
 
     unit_criterion: Literal["learned", "l1", "l2", "random"] = "learned"
     """Which units go first; learned: by information dropout, single weights by sparse variational dropout."""

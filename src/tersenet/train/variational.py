@@ -2,8 +2,9 @@
 
 - *Channels*: every output of a layer is multiplied by noise whose rate a convolution of the layer's own geometry
   predicts from the layer's input, per sample and position (information dropout as published).
-- *Kernels and positions*: every unit of the weight is multiplied by noise, one draw per step; its rate follows from a
-  learned constant, and from the mean size of the inputs that it reads times a learned gain.
+- *Kernels and positions*: every unit of the weight is multiplied by noise, drawn once for ``_SAMPLES_PER_DRAW``
+  samples; its rate follows from a learned constant, and from the mean size of the inputs that it reads times a learned
+  gain.
 - *Elements*: Gaussian noise on every weight, drawn per output (sparse variational dropout, local reparametrisation).
 
 While a network trains, noise is on; in eval mode it is off, and the network computes as if nothing were attached.
@@ -14,8 +15,9 @@ Rates are told by the loss over the whole data set, so that at the steps of weig
 is stored over ``_PACE`` times sqrt(N / weights or outputs that it governs), and moves by that factor more.
 
 Source: Achille and Soatto 2018, arXiv:1611.01353; Molchanov et al. 2017, arXiv:1701.05369, sections 3 and 4.
-Differs: noise is on a convolution's outputs before the norm, not behind the activation; rates begin equal, at
-0.08; noise inside kernels is in neither paper.
+Differs: noise is on a convolution's outputs before the norm, not behind the activation, and its rates begin equal, at
+0.08; noise on kernels and positions is in neither paper, and begins with the standard deviation of noise on elements,
+so that its rate is the smaller, the larger a unit's weights are.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ MAX_RATE = 0.7
 
 _FIRST_LOGIT = -2.0
 _FIRST_LOG_VARIANCE = -10.0
+_FIRST_SHARES = (0.01, 0.9)
 _PACE = 0.3
+_SAMPLES_PER_DRAW = 8
 _NAMES = ("_channel_noise", "_weight_noise")
 
 
@@ -108,7 +112,7 @@ class ChannelNoise(_Noise):
 
 
 class UnitNoise(_Noise):
-    """Log-normal noise on the units of a layer's weight, one draw per pass."""
+    """Log-normal noise on the units of a layer's weight, one draw for a few samples."""
 
     def __init__(self, layer: nn.Linear | _ConvNd, unit: KernelUnit, *, num_samples: int) -> None:
         super().__init__()
@@ -116,7 +120,7 @@ class UnitNoise(_Noise):
         self.shape = unit_shape(tuple(weight.shape), unit)
         self.weights_per_unit = weight.numel() // math.prod(self.shape)
         self.pace = _PACE * math.sqrt(num_samples / self.weights_per_unit)
-        self.logits = nn.Parameter(weight.detach().new_full((math.prod(self.shape),), _FIRST_LOGIT / self.pace))
+        self.logits = nn.Parameter(_first_logits(weight.detach(), self.shape).flatten() / self.pace)
         self.gains = nn.Parameter(torch.zeros_like(self.logits))
 
     def forward(self, layer: nn.Linear | _ConvNd, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -129,7 +133,12 @@ class UnitNoise(_Noise):
             self.listen(nats.detach())
             return outputs
         self._nats = nats.sum() * self.weights_per_unit
-        return _run(layer, inputs, layer.weight * log_normal(rate).to(layer.weight.dtype), layer.bias)
+        return torch.cat(
+            [
+                _run(layer, few, layer.weight * log_normal(rate).to(layer.weight.dtype), layer.bias)
+                for few in torch.split(inputs, _SAMPLES_PER_DRAW)
+            ]
+        )
 
 
 class ElementNoise(_Noise):
@@ -278,6 +287,14 @@ def _weight_noise(module: nn.Linear | _ConvNd, unit: KernelUnit | None, num_samp
     if unit == "element":
         return ElementNoise(module, num_samples=num_samples)
     return UnitNoise(module, unit, num_samples=num_samples)
+
+
+def _first_logits(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Of information dropout, such that the noise on every unit is as large as that on elements begins."""
+    inside = [axis for axis, size in enumerate(shape) if size == 1]
+    sizes = (weight.float().square().mean(dim=inside, keepdim=True) if inside else weight.float().square()).sqrt()
+    rate = math.exp(_FIRST_LOG_VARIANCE / 2) / sizes
+    return torch.logit((rate / MAX_RATE).clamp(*_FIRST_SHARES)).to(weight.dtype)
 
 
 def _run(layer: nn.Linear | _ConvNd, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
