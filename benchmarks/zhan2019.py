@@ -60,7 +60,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 CONVERGED_TOP1 = 93.0
 CONVERGED_EPOCHS = 100
 LEARNING_RATE = 0.005
-"""Highest in all three trainings after the base; 0.02 undoes much of what the cut network still knows."""
+"""Highest in training with noise and in the fine-tuning after stage 2."""
+
+PRUNE_LEARNING_RATE = 0.03
+"""Highest in the fine-tuning after stage 1: it undoes what the cut network still knows, and finds more in the end."""
 
 DISTILL_WEIGHT = 0.7
 
@@ -120,11 +123,11 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
     model = vgg16_bn(given.width)
     model.load_state_dict(base.state_dict())
     stages = (
-        ("noise", given.noise_epochs),
-        ("prune", given.prune_epochs),
-        ("finetune", given.epochs),
+        ("noise", given.noise_epochs, LEARNING_RATE),
+        ("prune", given.prune_epochs, PRUNE_LEARNING_RATE),
+        ("finetune", given.epochs, LEARNING_RATE),
     )
-    for stage, epochs in stages:
+    for stage, epochs, learning_rate in stages:
         fit(
             model,
             cifar.train,
@@ -132,7 +135,7 @@ def dense_twin(given: argparse.Namespace, cifar: Data, base: nn.Module, seed: in
             TrainConfig(
                 epochs=epochs,
                 batch_size=128,
-                learning_rate=LEARNING_RATE,
+                learning_rate=learning_rate,
                 distill_weight=DISTILL_WEIGHT,
                 device=given.device,
                 seed=seed,
@@ -184,6 +187,7 @@ def run_once(
                 "noise_epochs": given.noise_epochs,
                 "noise_learning_rate": LEARNING_RATE,
                 "prune_epochs": given.prune_epochs,
+                "prune_learning_rate": PRUNE_LEARNING_RATE,
                 "finetune_learning_rate": LEARNING_RATE,
                 "distill_weight": DISTILL_WEIGHT,
                 **VARIANTS[variant],
@@ -249,8 +253,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--base-label-smoothing", type=float, default=0.1)
     parser.add_argument("--cutout", type=int, default=12, help="side of a square blacked out in every training image")
     parser.add_argument("--noise-epochs", type=int, default=1)
-    parser.add_argument("--prune-epochs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=8, help="of fine-tuning after stage 2")
+    parser.add_argument("--prune-epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning after stage 2")
     parser.add_argument("--trials", type=int, default=300, help="per stage")
     parser.add_argument("--trial-images", type=int, default=2500)
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
@@ -298,6 +302,7 @@ def main() -> None:
             "trials": given.trials,
             "trial_images": given.trial_images,
             "learning_rate": LEARNING_RATE,
+            "prune_learning_rate": PRUNE_LEARNING_RATE,
             "total_epochs": given.noise_epochs + given.prune_epochs + given.epochs,
         }
         if file.has(**facts):
