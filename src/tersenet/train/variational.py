@@ -290,7 +290,7 @@ def _weight_noise(module: nn.Linear | _ConvNd, unit: KernelUnit | None, num_samp
 
 
 def _first_logits(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of information dropout, such that the noise on every unit is as large as that on elements begins."""
+    """Such that the noise on every unit begins as large as that on elements; rates keep off 0 and the largest."""
     inside = [axis for axis, size in enumerate(shape) if size == 1]
     sizes = (weight.float().square().mean(dim=inside, keepdim=True) if inside else weight.float().square()).sqrt()
     rate = math.exp(_FIRST_LOG_VARIANCE / 2) / sizes
